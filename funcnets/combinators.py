@@ -1,0 +1,318 @@
+"""Layers made of layers: in a row, side by side, over and over.
+
+Each is a composite and knows no concrete layer. The laws: `Sequential()` is the identity; `Sequential(a, Sequential(b,
+c))` computes what `Sequential(a, b, c)` does; `Repeat(body, n)` computes what n bodies in a row do, `Ensemble(body,
+n)` what n of them beside each other do, on parameters stacked along a leading axis.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from funcnets.compose import Composite, Wrapper, check_children
+from funcnets.layer import Layer
+from funcnets.record import Arrays, Kind
+from funcnets.scope import Bound, Keys, Misfit
+from funcnets.shapes import Tree, describe, show, specs
+from funcnets.values import code
+
+Child = Layer | Callable[..., Any] | tuple[str, Layer | Callable[..., Any]]
+"""What a combinator takes: a layer, a function, or either with a name, ("head", Dense(10))."""
+
+
+class _Row(Composite):
+    """A composite that takes its children one by one."""
+
+    layers: tuple[Child, ...]
+
+    def __init__(self, *children: Child, layers: Iterable[Child] = ()) -> None:
+        self._fill(layers=check_children(type(self).__name__, (*children, *layers)))
+
+    def _arguments(self) -> list[str]:
+        return [code(layer) for layer in self.layers]
+
+
+class Sequential(_Row):
+    """One layer after the other: all inputs go to the first, its one output to the second, and so on. `Sequential()`
+    is the identity.
+
+    Example:
+      >>> net = Sequential(Dense(256), jax.nn.relu, ("head", Dense(10)))
+    """
+
+    def forward(self, m: Any, *inputs: Any, **kwargs: Any) -> Any:
+        if not m.layers:
+            return inputs[0] if len(inputs) == 1 else inputs
+        first, *others = m.layers
+        x = first(*inputs, **kwargs)
+        for layer in others:
+            x = layer(x)
+        return x
+
+
+class Each(_Row):
+    """The i-th layer on the i-th input, as a tuple. The inputs come one by one or, for two layers and more, as one
+    tuple.
+    """
+
+    def forward(self, m: Any, *inputs: Any) -> tuple[Any, ...]:
+        if len(inputs) == 1 and len(self.layers) > 1 and isinstance(inputs[0], tuple):
+            inputs = inputs[0]
+        if len(inputs) != len(self.layers):
+            raise TypeError(
+                f"Each has {len(self.layers)} layers, so it takes {len(self.layers)} inputs, got {len(inputs)}: "
+                f"{show(inputs)}"
+            )
+        return tuple(layer(x) for layer, x in zip(m.layers, inputs, strict=True))
+
+
+class Parallel(_Row):
+    """The same inputs to every branch, and the outputs merged.
+
+    Args:
+      *branches: Layers, functions, or (name, layer) pairs.
+      merge: "concat" along the last axis, "sum" or "mean" of equal shapes, "stack" along a new first axis, "tuple", or
+        a function (or layer) that is called with the outputs one by one.
+    """
+
+    layers: tuple[Child, ...]
+    merge: Any = "concat"
+
+    def __init__(self, *branches: Child, merge: Any = "concat", layers: Iterable[Child] = ()) -> None:
+        self._fill(layers=check_children("Parallel", (*branches, *layers)), merge=merge)
+
+    def __post_init__(self) -> None:
+        if not callable(self.merge) and not isinstance(self.merge, Layer) and self.merge not in _MERGES:
+            raise ValueError(
+                f"Parallel merges by {', '.join(map(repr, _MERGES))} or a function of the outputs, got "
+                f"merge={self.merge!r}"
+            )
+
+    def forward(self, m: Any, *inputs: Any, **kwargs: Any) -> Any:
+        outputs = [branch(*inputs, **kwargs) for branch in m.layers]
+        if not isinstance(self.merge, str):
+            return m.merge(*outputs)
+        alike, merge = _MERGES[self.merge]
+        if alike is not None and len({(alike(y.shape), y.dtype) for y in outputs}) > 1:
+            lines = "\n".join(f"  {name}: {show(y)}" for (name, _), y in zip(self._entries(), outputs, strict=True))
+            how = "that agree in all but the last axis" if self.merge == "concat" else "of one shape"
+            raise ValueError(f"merge={self.merge!r} takes outputs {how} and of one dtype, got\n{lines}")
+        return merge(outputs)
+
+    def _arguments(self) -> list[str]:
+        return super()._arguments() + ([] if self.merge == "concat" else [f"merge={code(self.merge)}"])
+
+
+def _sum(outputs: list[Any]) -> Any:
+    return functools.reduce(jnp.add, outputs)
+
+
+_MERGES: dict[str, tuple[Callable[[tuple[int, ...]], Any] | None, Callable[[list[Any]], Any]]] = {
+    "concat": (lambda shape: shape[:-1], lambda outputs: jnp.concatenate(outputs, axis=-1)),
+    "sum": (lambda shape: shape, _sum),
+    "mean": (lambda shape: shape, lambda outputs: _sum(outputs) / len(outputs)),
+    "stack": (lambda shape: shape, jnp.stack),
+    "tuple": (None, tuple),
+}
+
+
+# Copies of one layer
+
+
+class _Copies(Wrapper):
+    """A wrapper that runs its child many times over, each time with a key of its own."""
+
+    def _random_paths(self) -> tuple[str, ...]:
+        return ()  # the keys of the copies are their own passes'
+
+
+def copy_keys_of(child: Bound) -> Callable[[Any], Keys | None]:
+    """The keys of copy i of a child, to be made inside the loop; None in a pass without a key."""
+    scope = child._scope
+    return (lambda i: None) if scope.keys is None else scope.keys.copies(scope.layer, scope.path)
+
+
+def _stacked(arrays: Arrays, n: int) -> Arrays:
+    return {path: one._replace(steps=(("", n), *one.steps)) for path, one in arrays.items()}
+
+
+def _check_stacked(layer: Layer, place: str, n: int, params: Tree, state: Tree) -> None:
+    for what, tree in (("parameters", params), ("state", state)):
+        if any(jnp.shape(leaf)[:1] != (n,) for leaf in jax.tree.leaves(tree)):
+            raise Misfit(
+                f"{place}: {describe(layer)} takes {what} stacked along a first axis of {n}, got {show(specs(tree))}"
+            )
+
+
+class Repeat(_Copies):
+    """n copies of a body in a row: x → body₁ → … → bodyₙ, each with parameters, state and keys of its own.
+
+    The first input is carried from copy to copy, which therefore keep its shape and dtype; the others go to every
+    copy. The arrays are stacked along a leading axis of n under the body's own name, whether it runs as a `lax.scan`,
+    which compiles the body once, or as a loop.
+
+    Args:
+      body: The layer to repeat.
+      n: The number of copies.
+      scan: Whether to run as a scan (compile time independent of n) or unrolled.
+      shared: Whether all copies share one set of parameters; states and keys remain per copy.
+
+    Source: the shared form is the one of ALBERT (Lan et al. 2020).
+    """
+
+    body: Layer | Callable[..., Any]
+    n: int
+    scan: bool = True
+    shared: bool = False
+
+    def __post_init__(self) -> None:
+        _check_count("Repeat", "n", self.n)
+
+    def _lift(self, kind: Kind, arrays: Arrays) -> Arrays:
+        return arrays if kind == "params" and self.shared else _stacked(arrays, self.n)
+
+    def outline(self, m: Any, x: Any, *others: Any, **kwargs: Any) -> Any:
+        return self._kept(x, m.body(x, *others, **kwargs))
+
+    def forward(self, m: Any, x: Any, *others: Any, **kwargs: Any) -> Any:
+        params, state, keys = m.body.params, m.body._state_or_none(), copy_keys_of(m.body)
+        own = {} if self.shared else params
+        _check_stacked(self, m._scope.place, self.n, own, state)
+
+        def copy(x: Any, each: tuple[Any, Tree, Tree]) -> tuple[Any, Tree]:
+            i, one, state = each
+            y, state = m.body._pure((x, *others), kwargs, params if self.shared else one, state, keys(i))
+            return self._kept(x, y), state
+
+        numbers = None if m._scope.keys is None else jnp.arange(self.n)
+        if self.scan:
+            x, state = jax.lax.scan(copy, x, (numbers, own, state), length=self.n)
+        else:
+            states: list[Tree] = []
+            for i in range(self.n):
+                x, new = copy(x, jax.tree.map(lambda a: a[i], (numbers, own, state)))  # noqa: B023
+                states.append(new)
+            state = jax.tree.map(lambda *each: jnp.stack(each), *states) if states else None
+        m.body._put(state)
+        return x
+
+    def _kept(self, x: Any, y: Any) -> Any:
+        if jax.tree.structure(x) != jax.tree.structure(y) or jax.tree.leaves(specs(x)) != jax.tree.leaves(specs(y)):
+            raise ValueError(
+                f"{describe(self)}: each copy's output is the next one's input, so the body keeps shape and dtype; "
+                f"{show(x)} became {show(y)}"
+            )
+        return y
+
+
+class Ensemble(_Copies):
+    """n copies of a layer beside each other on the same inputs; outputs, parameters and states are stacked along a
+    leading axis of n.
+
+    Example:
+      >>> net = Ensemble(Sequential(Dense(8), jax.nn.relu, Dense(1)), 5)   # (batch, features) → (5, batch, 1)
+    """
+
+    layer: Layer | Callable[..., Any]
+    n: int
+
+    def __post_init__(self) -> None:
+        _check_count("Ensemble", "n", self.n)
+
+    def _lift(self, kind: Kind, arrays: Arrays) -> Arrays:
+        return _stacked(arrays, self.n)
+
+    def outline(self, m: Any, *inputs: Any, **kwargs: Any) -> Any:
+        return jax.tree.map(lambda y: jnp.broadcast_to(y, (self.n, *y.shape)), m.layer(*inputs, **kwargs))
+
+    def forward(self, m: Any, *inputs: Any, **kwargs: Any) -> Any:
+        params, state, keys = m.layer.params, m.layer._state_or_none(), copy_keys_of(m.layer)
+        _check_stacked(self, m._scope.place, self.n, params, state)
+
+        def member(i: Any, params: Tree, state: Tree) -> tuple[Any, Tree]:
+            return m.layer._pure(inputs, kwargs, params, state, keys(i))
+
+        numbers = None if m._scope.keys is None else jnp.arange(self.n)
+        y, state = jax.vmap(member, axis_size=self.n)(numbers, params, state)
+        m.layer._put(state)
+        return y
+
+
+class Scan(_Copies):
+    """A cell over time: (carry, x₁…x_T) → (carry, y₁…y_T), with one set of parameters for all steps.
+
+    The cell is a layer called `cell(carry, x)` that returns (carry, y), with x one time step. State goes from step to
+    step; keys are a step's own.
+
+    Args:
+      cell: The layer to run over time.
+      axis: The time axis of every array in xs and ys.
+      reverse: Whether to run from the last step to the first; outputs stay in the order of the inputs.
+      unroll: How many steps a loop iteration takes.
+
+    Inputs: carry, xs → (carry, ys). With xs alone the cell gives the carry to start from, `cell.initial_carry(x)`, and
+      ys alone are returned.
+    """
+
+    cell: Layer | Callable[..., Any]
+    axis: int = 1
+    reverse: bool = False
+    unroll: int = 1
+
+    def __post_init__(self) -> None:
+        _check_count("Scan", "unroll", self.unroll)
+
+    def outline(self, m: Any, *inputs: Any) -> Any:
+        return self._over_time(m, inputs, lambda carry, x, state, i: (m.cell(carry, x), None), None)
+
+    def forward(self, m: Any, *inputs: Any) -> Any:
+        params, keys = m.cell.params, copy_keys_of(m.cell)
+
+        def step(carry: Any, x: Any, state: Tree, i: Any) -> tuple[Any, Tree]:
+            return m.cell._pure((carry, x), {}, params, state, keys(i))
+
+        return self._over_time(m, inputs, step, m.cell._state_or_none())
+
+    def _over_time(self, m: Any, inputs: tuple[Any, ...], cell: Callable[..., tuple[Any, Tree]], state: Tree) -> Any:
+        if len(inputs) not in (1, 2):
+            raise TypeError(f"Scan takes (xs) or (carry, xs), got {len(inputs)} inputs: {show(inputs)}")
+        xs: Any = jax.tree.map(lambda a: jnp.moveaxis(a, self.axis, 0), inputs[-1])
+        lengths = {leaf.shape[0] for leaf in jax.tree.leaves(xs)}
+        if len(lengths) != 1:
+            raise ValueError(f"Scan takes inputs with one length along axis {self.axis}, got {show(inputs[-1])}")
+        start = inputs[0] if len(inputs) == 2 else self._initial(m, xs)
+        changed: list[bool] = []
+
+        def step(carried: tuple[Any, Tree], each: tuple[Any, Any]) -> tuple[tuple[Any, Tree], Any]:
+            (carry, state), (x, i) = carried, each
+            output, new = cell(carry, x, state, i)
+            if not isinstance(output, tuple) or len(output) != 2:
+                raise TypeError(f"{describe(self)}: a cell returns (carry, y), got {show(output)}")
+            changed.append(new is not None)
+            carry, y = output
+            return (carry, state if new is None else new), y
+
+        numbers = None if m._scope.keys is None else jnp.arange(lengths.pop())
+        (carry, state), ys = jax.lax.scan(step, (start, state), (xs, numbers), reverse=self.reverse, unroll=self.unroll)
+        if any(changed):
+            m.cell._put(state)
+        ys = jax.tree.map(lambda a: jnp.moveaxis(a, 0, self.axis), ys)
+        return (carry, ys) if len(inputs) == 2 else ys
+
+    def _initial(self, m: Any, xs: Any) -> Any:
+        start = getattr(m.cell, "initial_carry", None)
+        if start is None:
+            raise TypeError(
+                f"{describe(self)}: the cell has no initial_carry(x), so give the carry to start from: (carry, xs)"
+            )
+        return start(jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), xs))
+
+
+def _check_count(kind: str, name: str, n: object) -> None:
+    if not isinstance(n, int) or isinstance(n, bool) or n < 0:
+        raise ValueError(f"{kind} takes {name} as a whole number, at least 0, got {n!r}")

@@ -1,0 +1,320 @@
+"""Composites: layers made of layers, with a forward function in plain Python.
+
+    @fn.compose(hidden=fn.Dense(256), out=fn.Dense(10))
+    def mlp(m, x):
+        return m.out(jax.nn.relu(m.hidden(x)))
+
+or, with fields of its own, a class:
+
+    class Mlp(fn.Composite):
+        hidden: fn.Layer
+        out: fn.Layer = fn.Dense(10)
+
+        def forward(self, m, x):
+            return m.out(jax.nn.relu(m.hidden(x)))
+
+`m` is the composite at its place in a running net (`funcnets.scope.Bound`): its attributes are the children, bound to
+their parameters, and `m.train`, `m.key()`, `m.params`, `m.state`. A child called twice is the same child: one set of
+parameters. Every field that holds a layer or a function is a child of that name. In a tuple of layers, or of (name,
+layer) pairs, a given name is kept, and the others are named by their class and a count: `dense_0`, `dense_1`. All
+other fields are hyperparameters.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, ClassVar
+
+from funcnets.layer import Layer
+from funcnets.leaves import as_layer, function_name, is_child
+from funcnets.record import Kind
+from funcnets.scope import Bound, Scope
+from funcnets.shapes import Tree, check_name, describe, join, near
+from funcnets.values import Value, call_code, code, fields_of
+
+_RESERVED = ("train", "key", "params", "state")
+
+
+class Composite(Layer):
+    """A layer with children; a subclass writes `forward(self, m, *inputs)`, and its annotated names are its fields."""
+
+    @classmethod
+    def _check_author(cls) -> None:
+        for name in ("params", "states"):
+            if name in cls.__dict__:
+                raise TypeError(
+                    f"{cls.__name__} is a composite and declares {name}: its arrays are its children's; for one of "
+                    f"its own, "
+                    "a field that holds fn.Param(shape, initializer)"
+                )
+
+    def forward(self, m: Any, *inputs: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError(f"{type(self).__name__} has no forward: write def forward(self, m, x)")
+
+    def _parts(self) -> Iterable[tuple[str, Any]]:
+        """The fields by name, children among them."""
+        return ((field.name, getattr(self, field.name)) for field in fields_of(type(self)))
+
+    def _settled(self) -> None:
+        entries, members = _name_children(self)
+        object.__setattr__(self, "_children", (tuple(entries), members))
+
+    def _entries(self) -> tuple[tuple[str, Layer], ...]:
+        return self.__dict__["_children"][0]
+
+    def _members(self) -> dict[str, int | tuple[int, ...]]:
+        return self.__dict__["_children"][1]
+
+    def _run(self, scope: Scope, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return self.forward(Bound(scope), *inputs, **kwargs)
+
+    def _strangers(self, kind: Kind, tree: Tree, path: str) -> Iterator[str]:
+        if not isinstance(tree, dict):
+            yield path
+            return
+        for name, inner in tree.items():
+            layers = [layer for given, layer in self._entries() if given == name]
+            place = join(path, str(name))
+            # Under a name that is shared, one layer may read what another does not.
+            refused = [list(layer._strangers(kind, inner, place)) for layer in layers]
+            yield from (p for p in refused[0] if all(p in others for others in refused)) if refused else [place]
+
+    def _random_paths(self) -> tuple[str, ...]:
+        return _random_paths(self)
+
+    def __getitem__(self, which: int | str) -> Layer:
+        """A child by number or name."""
+        if not isinstance(which, (int, str)):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"a child is reached by its number or name, got {which!r}")
+        return self._child(which)[1]
+
+    def at(self, path: str) -> Layer:
+        """The layer at a path such as "encoder/dense_0"."""
+        here: Layer = self
+        for name in path.split("/") if path else []:
+            here = here._child(name)[1]
+        return here
+
+
+@functools.lru_cache(maxsize=128)
+def _random_paths(net: Composite) -> tuple[str, ...]:
+    paths = (join(name, inner) for name, layer in net._entries() for inner in layer._random_paths())
+    return tuple(dict.fromkeys(paths))
+
+
+class Wrapper(Composite):
+    """A composite with one child that it stands in for: it adds no name to a path, and is called by its child's name.
+
+    A wrapper that changes its child's arrays says how in `_view` (the child's parameters, given the wrapper's) and
+    `_lift` (what is declared, given what the child declares); one whose forward needs to know its parameters says in
+    `_outline` what it computes as far as shapes go.
+    """
+
+    _is_wrapper: ClassVar[bool] = True
+
+    def _settled(self) -> None:
+        children = [(name, held) for name, held in self._parts() if is_child(held)]
+        held_by = next(iter(self._parts()))[0]
+        if not children or children[0][0] != held_by:
+            raise TypeError(
+                f"{type(self).__name__} takes a layer or function first, got {code(getattr(self, held_by))}"
+            )
+        if any(isinstance(held, Layer) for _, held in children[1:]):
+            raise TypeError(f"{type(self).__name__} is a wrapper, which has one child; for more, subclass fn.Composite")
+        object.__setattr__(self, "_children", ((("", as_layer(children[0][1])),), {held_by: 0}))
+
+    def _outline(self, scope: Scope, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return self.outline(Bound(scope), *inputs, **kwargs)
+
+    def outline(self, m: Any, *inputs: Any, **kwargs: Any) -> Any:
+        """The forward as far as shapes go, with a child that stands for any of its copies."""
+        return self.forward(m, *inputs, **kwargs)
+
+    def _child(self, which: int | str) -> tuple[str, Layer]:
+        inner = self._entries()[0][1]
+        if which == 0 and not inner._entries():
+            return self._entries()[0]
+        return inner._child(which)
+
+    def _strangers(self, kind: Kind, tree: Tree, path: str) -> Iterator[str]:
+        return self._entries()[0][1]._strangers(kind, tree, path)
+
+    def _is_bare(self) -> bool:
+        return self._entries()[0][1]._is_bare()
+
+    def _auto_name(self) -> str:
+        return self._entries()[0][1]._auto_name()
+
+
+# Names
+
+
+def _name_children(net: Composite) -> tuple[list[tuple[str, Layer]], dict[str, int | tuple[int, ...]]]:
+    found: list[tuple[str | None, Layer]] = []  # None: to be named
+    members: dict[str, int | tuple[int, ...]] = {}
+    owner = type(net).__name__
+    for name, held in net._parts():
+        _check_field(name, owner)
+        items = list(_items(held, f"{owner}.{name}"))
+        if is_child(held):
+            members[name] = len(found)
+            found.append((name, as_layer(held)))
+        elif items:
+            members[name] = tuple(range(len(found), len(found) + len(items)))
+            found += items
+    for name, _ in found:
+        if name is not None:
+            check_name(name, owner)
+            _check_field(name, owner)
+    return _with_names(found, owner), members
+
+
+def _items(held: Any, where: str) -> Iterator[tuple[str | None, Layer]]:
+    """The layers of a tuple of layers or (name, layer) pairs; nothing for a hyperparameter."""
+    if not isinstance(held, tuple) or not _holds_layer(held):
+        return
+    if _is_pair(held):
+        raise TypeError(
+            f"{where} holds the one pair {code(held)}: name a layer by its field, or write a tuple of pairs"
+        )
+    for item in held:
+        if is_child(item):
+            yield None, as_layer(item)
+        elif _is_pair(item):
+            yield item[0], as_layer(item[1])
+        else:
+            raise TypeError(
+                f"{where} takes layers and (name, layer) pairs, got {code(item)}: a group of layers in it would be "
+                f"lost; "
+                "make it one layer, fn.Sequential(...) or a composite of its own"
+            )
+
+
+def _is_pair(item: Any) -> bool:
+    return isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str) and is_child(item[1])
+
+
+def _holds_layer(held: Any) -> bool:
+    return is_child(held) or (isinstance(held, tuple) and any(map(_holds_layer, held)))
+
+
+def _check_field(name: str, owner: str) -> None:
+    if name in _RESERVED or name.startswith("_"):
+        raise ValueError(
+            f"{owner}: the name {name!r} is taken: {', '.join(_RESERVED)} and names with a leading _ are the pass's "
+            f"own on m"
+        )
+
+
+def _with_names(found: list[tuple[str | None, Layer]], owner: str) -> list[tuple[str, Layer]]:
+    given = {name: layer for name, layer in found if name is not None}
+    counts: Counter[str] = Counter()
+    entries: list[tuple[str, Layer]] = []
+    for name, layer in found:
+        if name is None:
+            kind = layer._auto_name()
+            name = f"{kind}_{counts[kind]}"
+            counts[kind] += 1
+            if name in given:
+                raise ValueError(
+                    f"{owner}: the name {name!r} is given to {describe(given[name])} and is also the automatic name of "
+                    f"{describe(layer)}. Give one of them another name: (name, layer)"
+                )
+        entries.append((name, layer))
+    return entries
+
+
+def check_children(owner: str, children: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The children that a combinator was called with; raises for what cannot be one."""
+    for child in children:
+        held = child[1] if isinstance(child, (list, tuple)) and len(child) == 2 and isinstance(child[0], str) else child
+        if isinstance(held, type) and issubclass(held, Value):
+            raise TypeError(f"{owner} takes layers, got the class {held.__name__}: write {held.__name__}(...)")
+        if isinstance(held, (list, tuple)):
+            raise TypeError(
+                f"{owner} takes its layers one by one, and names as (name, layer), got {code(child)}: write "
+                f"{owner}(*layers)"
+            )
+        if not is_child(held):
+            raise TypeError(f"{owner} takes layers, functions, and (name, layer) pairs, got {code(child)}")
+    return children
+
+
+# Composites from functions
+
+
+class Composed(Composite):
+    """A composite of a forward function and named parts; made by `compose`."""
+
+    function: Callable[..., Any]
+    parts: tuple[tuple[str, Any], ...]
+
+    def __init__(self, function: Callable[..., Any], parts: Iterable[tuple[str, Any]] = (), **changed: Any) -> None:
+        self._fill(function=function, parts=tuple({**dict(parts), **changed}.items()))
+
+    def __post_init__(self) -> None:
+        if not callable(self.function) or isinstance(self.function, Value):
+            raise TypeError(f"compose decorates a forward function (m, *inputs), got {code(self.function)}")
+        if {"function", "parts"} & dict(self.parts).keys():
+            raise ValueError("a part cannot be named 'function' or 'parts', which the composite itself has")
+
+    @property
+    def __wrapped__(self) -> Callable[..., Any]:
+        return self.function
+
+    def forward(self, m: Any, *inputs: Any, **kwargs: Any) -> Any:
+        return self.function(m, *inputs, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        parts: dict[str, Any] = dict(self.__dict__.get("parts", ()))
+        if name in parts:
+            return parts[name]
+        raise AttributeError(
+            f"{function_name(self.__dict__.get('function'))} has no part {name!r}{near(name, parts)}; "
+            f"it has {', '.join(parts) or 'none'}"
+        )
+
+    def __repr__(self) -> str:
+        return f"{call_code('compose', [f'{name}={code(held)}' for name, held in self.parts])}({code(self.function)})"
+
+    def _parts(self) -> Iterable[tuple[str, Any]]:
+        return self.parts
+
+    def _hyperparameters(self) -> tuple[str, ...]:
+        return tuple(name for name, _ in self.parts)
+
+    def _auto_name(self) -> str:
+        return function_name(self.function)
+
+
+def compose(*functions: Any, **parts: Any) -> Callable[[Callable[..., Any]], Composed]:
+    """A decorator that makes a composite of a forward function `(m, *inputs)` and its parts.
+
+    Parts that are layers or functions are children, `m.name(...)`; all others are hyperparameters, `m.name`. A forward
+    defined again is another one to JAX: a factory therefore dresses a function of the module,
+    `fn.compose(...)(forward)`. Given a composite, it dresses the same forward with these parts.
+
+    Args:
+      **parts: The children and hyperparameters by name.
+
+    Raises:
+      TypeError: Used without parentheses, or on something else than a function.
+      ValueError: A name that cannot be.
+
+    Example:
+      >>> @fn.compose(hidden=fn.Dense(256), out=fn.Dense(10))
+      ... def mlp(m, x):
+      ...     return m.out(jax.nn.relu(m.hidden(x)))
+      >>> params = mlp.init(jax.random.key(0), jnp.ones((2, 20)))
+      >>> params["out"]["kernel"].shape
+      (256, 10)
+    """
+    if functions:
+        raise TypeError("compose takes its parts by name: @fn.compose(hidden=fn.Dense(256)) above def forward(m, x)")
+
+    def decorate(forward: Callable[..., Any]) -> Composed:
+        return Composed(forward.function if isinstance(forward, Composed) else forward, parts.items())
+
+    return decorate

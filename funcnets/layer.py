@@ -1,0 +1,469 @@
+"""Layers: values with pure functions.
+
+    params = layer.init(key, *sample)          # sizes come from the sample: arrays or jax.ShapeDtypeStruct
+    output = layer.apply(params, *inputs)      # a plain function: jit, grad, vmap, scan it with JAX's own
+
+A forward pass is written once, and everything else is derived from it. A *leaf* declares its arrays and computes with
+them:
+
+    class Dense(fn.Layer):
+        features: int
+
+        def params(self, x):
+            return {"kernel": fn.Param((x.shape[-1], self.features), LecunNormal())}
+
+        def forward(self, p, x):
+            return x @ p["kernel"]
+
+A leaf's forward names what else it needs and gets just that: `forward(self, p, x, *, key, train)`; one that names
+`state` declares it in `states(self, x)` as `params` does, and returns (output, new state). `params` and `states` read
+only `.shape` and `.dtype`. A leaf that declares nothing reads what stands under its name: that is how an output head
+shares an embedding's table. A *composite* (see `funcnets.compose`) has children and calls them.
+
+Laws, for every layer:
+
+    layer.apply(layer.init(key, x), x)                   has the shapes of  layer.plan(x).output
+    layer.init(key, x) == layer.init(key, spec of x)     bit for bit, also under jit and vmap
+    y, state = layer.apply(params, x, state=state)       keeps the structure of state; without train, its content too
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, NamedTuple, NoReturn, cast, final, overload
+
+import jax
+import numpy as np
+
+from funcnets.plan import Marked, Plan, all_differences, make_plan, sample_marks
+from funcnets.random import as_key
+from funcnets.record import Arrays, Kind
+from funcnets.scope import Bound, Misfit, Scope, States, as_inputs, check_first_input, given_keys, misfit_error, unread
+from funcnets.shapes import Tree, describe, near, show, spec
+from funcnets.values import Value
+
+_OWN = ("init", "init_state", "apply", "plan", "bind")  # what every layer has
+_MODES = ("key", "train", "state")  # what apply takes beside parameters and inputs
+
+
+class Layer(Value):
+    """A layer: an immutable value with `init` and `apply`.
+
+    A subclass is a leaf: it declares arrays in `params` (and `states`) and computes in `forward`; its annotated names
+    are its fields.
+
+    Attributes:
+      state_once: Whether the state takes one call a pass (a cache); a second call then raises.
+    """
+
+    state_once: ClassVar[bool] = False
+    _is_wrapper: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        own = [name for name in _OWN if name in cls.__dict__]
+        if own:
+            raise TypeError(
+                f"{cls.__name__} defines {', '.join(own)}, which every layer has from its forward: write forward (and "
+                f"params)"
+            )
+        fields = [name for name in inspect.get_annotations(cls) if name in (*_OWN, "params", "states", "forward")]
+        if fields:
+            raise TypeError(
+                f"{cls.__name__} has a field named {', '.join(fields)}, which a layer has as a function: rename it"
+            )
+        cls._check_author()
+        super().__init_subclass__(**kwargs)
+
+    @classmethod
+    def _check_author(cls) -> None:
+        """Foresees slips in a leaf's definition."""
+        forward = cls.__dict__.get("forward")
+        if forward is None:
+            return
+        positional = [
+            name
+            for name, parameter in inspect.signature(forward).parameters.items()
+            if name in _MODES and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+        ]
+        if positional:
+            raise TypeError(
+                f"{cls.__name__}.forward takes {', '.join(positional)} as inputs; they come by name, after a *: "
+                "def forward(self, p, x, *, key, train)"
+            )
+        if cls.states is not Layer.states and "state" not in inspect.signature(forward).parameters:
+            raise TypeError(
+                f"{cls.__name__} declares states, but its forward names no state: def forward(self, p, x, *, state)"
+            )
+
+    # What a leaf's author writes
+
+    def params(self, *inputs: Any, **kwargs: Any) -> Any:
+        """The arrays that the layer learns, for inputs of these shapes: a dict of `Param`."""
+        return {}
+
+    def states(self, *inputs: Any, **kwargs: Any) -> Any:
+        """The arrays that the layer carries from call to call: a dict of `Param`."""
+        return {}
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The computation: `forward(self, p, *inputs)`."""
+        raise NotImplementedError(f"{type(self).__name__} has no forward: write def forward(self, p, x)")
+
+    # What every layer has
+
+    @property
+    @final
+    def init(self) -> Init:
+        """`init(key, *sample)`: the parameters, a nested dict. The sample is what `apply` takes: arrays or their
+        specs.
+        """
+        return cast(Init, _function_of(self, Init))
+
+    @property
+    @final
+    def apply(self) -> Apply:
+        """`apply(params, *inputs, state=None, key=None, train=False)`: the output; with a state given, (output, new
+        state).
+        """
+        return cast(Apply, _function_of(self, Apply))
+
+    @final
+    def init_state(self, *sample: Any, **kwargs: Any) -> dict[str, Any]:
+        """The state before the first call; {} for a layer that carries none."""
+        return self.plan(*sample, **kwargs).draw("states", _state_key())
+
+    @final
+    def plan(self, *sample: Any, **kwargs: Any) -> Plan:
+        """What the net declares for a sample, found on shapes alone; print it for a table."""
+        _check_modes("plan and init", kwargs)
+        return make_plan(self, sample, kwargs)
+
+    @final
+    def bind(self, params: Tree, *, state: Tree = None, key: Any = None, train: bool = False) -> Bound:
+        """The net with its parameters, as its own forward sees it: call it, or its children.
+
+        `model(x)` gives the output alone; the new state is `model.state` afterwards. It is the one thing that changes,
+        and lives for one pass.
+        """
+        scope = _root(self, params, state, key, train)
+        strangers = list(self._strangers("params", params, ""))
+        if strangers:
+            raise misfit_error(unread(strangers, params))
+        return _BoundNet(scope)
+
+    @final
+    def __call__(self, *inputs: Any, **kwargs: Any) -> NoReturn:
+        raise TypeError(
+            f"{describe(self)} is a value, not a function of its inputs. Outside: net.apply(params, x). In a forward, "
+            f"the "
+            "child of m: m.hidden(x), not self.hidden(x)"
+        )
+
+    # How a pass runs it
+
+    def _run(self, scope: Scope, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        wants = self._wants()
+        check_first_input(scope, inputs)
+        if len(inputs) + len(kwargs) < wants.inputs:
+            raise TypeError(
+                f"{scope.place}: {describe(self)} takes {wants.inputs} inputs, got {len(inputs) + len(kwargs)}"
+            )
+        if any(isinstance(x, np.ndarray) for x in inputs):
+            inputs = as_inputs(inputs)
+        extra: dict[str, Any] = {}
+        if wants.train:
+            extra["train"] = scope.train
+        if wants.key:
+            extra["key"] = scope.own_key(both_modes=not wants.train, required=wants.key_required)
+        p = scope.own_params(self._declares("params", inputs, kwargs))
+        if not wants.state:
+            return self.forward(p, *inputs, **kwargs, **extra)
+        old = scope.own_state(self._declares("states", inputs, kwargs))
+        result = self.forward(p, *inputs, **kwargs, **extra, state=old)
+        if not isinstance(result, tuple) or len(result) != 2:
+            raise TypeError(
+                f"{type(self).__name__}.forward names state, so it returns (output, new state), but it returned "
+                f"{show(result)}"
+            )
+        output, new = result
+        scope.new_state(old, new)
+        return output
+
+    def _wants(self) -> _Wants:
+        return _wants_of(type(self))
+
+    def _declares(self, kind: Kind, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        takes = _takes(type(self), kind)
+        if takes is None:
+            return {}
+        named = {name: value for name, value in kwargs.items() if takes.names is None or name in takes.names}
+        leaves, structure = jax.tree.flatten((inputs[: takes.positional], named))
+        leaves = [spec(leaf) for leaf in leaves]
+        marks = sample_marks(leaves)
+        if marks is None or not self._memoable():
+            return _declare(self, kind, structure, leaves)
+        return _declared(self, kind, Marked((structure, marks), (structure, leaves)))
+
+    def _lift(self, kind: Kind, arrays: Arrays) -> Arrays:
+        return arrays
+
+    def _outline(self, scope: Scope, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return self._run(scope, inputs, kwargs)
+
+    def _view(self, params: Tree) -> Tree:
+        return params
+
+    # What it is made of
+
+    def _entries(self) -> tuple[tuple[str, Layer], ...]:
+        """The children by name, in order; a name may stand twice (tied)."""
+        return ()
+
+    def _members(self) -> dict[str, int | tuple[int, ...]]:
+        """Where the child or children of a field stand among the entries."""
+        return {}
+
+    def _hyperparameters(self) -> tuple[str, ...]:
+        """Names that are reached as attributes beside the class's own."""
+        return ()
+
+    def _child(self, which: int | str) -> tuple[str, Layer]:
+        entries = self._entries()
+        names = [name for name, _ in entries]
+        if isinstance(which, int):
+            if -len(entries) <= which < len(entries):
+                return entries[which]
+            raise IndexError(f"{describe(self)} has {len(entries)} children, so none is number {which}")
+        if which in names:
+            return entries[names.index(which)]
+        listed = ", ".join(dict.fromkeys(names)) or "none"
+        raise KeyError(f"{describe(self)} has no child {which!r}{near(which, names)}; its children are {listed}")
+
+    def _strangers(self, kind: Kind, tree: Tree, path: str) -> Iterator[str]:
+        """The paths of entries that nothing in this layer can read, whatever its inputs."""
+        if tree != {} and _takes(type(self), kind) is None:
+            yield path
+
+    def _random_paths(self) -> tuple[str, ...]:
+        """The paths that may take keys, relative to this layer, as far as they are known before it runs."""
+        return ("",) if self._wants().key else ()
+
+    def _is_bare(self) -> bool:
+        """Whether its parameters may be something else than a dict: one array, say."""
+        return False
+
+    def _auto_name(self) -> str:
+        return snake_case(type(self).__name__)
+
+
+def snake_case(name: str) -> str:
+    """`BatchNorm` → `batch_norm`, `LSTMCell` → `lstm_cell`."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+
+
+@functools.cache
+def _state_key() -> jax.Array:  # made on first use: a key starts the backend
+    with jax.ensure_compile_time_eval():
+        return jax.random.key(0x57A7E, impl="threefry2x32")
+
+
+def _check_modes(what: str, kwargs: dict[str, Any]) -> None:
+    taken = [name for name in _MODES if name in kwargs]
+    if taken:
+        raise TypeError(
+            f"{what} take the inputs that apply takes, but not {', '.join(taken)}: shapes do not depend on it"
+        )
+
+
+# What a leaf's functions name
+
+
+class _Wants(NamedTuple):
+    inputs: int  # the least number
+    key: bool
+    key_required: bool
+    train: bool
+    state: bool
+
+
+@functools.cache
+def _wants_of(kind: type[Layer]) -> _Wants:
+    return wants_of(kind.forward, skip=2)
+
+
+def wants_of(forward: Any, skip: int) -> _Wants:
+    """What a forward names, after its first parameters."""
+    parameters = list(inspect.signature(forward).parameters.values())[skip:]
+    named = {p.name: p for p in parameters if p.name in _MODES and p.kind is p.KEYWORD_ONLY}
+    key = named.get("key")
+    return _Wants(
+        inputs=sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty for p in parameters),
+        key=key is not None,
+        key_required=key is not None and key.default is key.empty,
+        train="train" in named,
+        state="state" in named,
+    )
+
+
+class _Takes(NamedTuple):
+    positional: int | None  # None: all
+    names: frozenset[str] | None  # None: any
+
+
+@functools.cache
+def _takes(kind: type[Layer], which: Kind) -> _Takes | None:
+    """Which inputs `params` and `states` are called with: those that they name. None: the class declares nothing."""
+    method = getattr(kind, which)
+    if method is getattr(Layer, which):
+        return None
+    parameters = list(inspect.signature(method).parameters.values())[1:]
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        return _Takes(None, None)
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return _Takes(len(positional), frozenset(p.name for p in parameters))
+
+
+def _declare(layer: Layer, kind: Kind, structure: Any, leaves: list[Any]) -> Any:
+    inputs, kwargs = jax.tree.unflatten(structure, leaves)
+    return getattr(layer, kind)(*inputs, **kwargs)
+
+
+@functools.lru_cache(maxsize=1024)
+def _declared(layer: Layer, kind: Kind, inputs: Marked) -> Any:
+    return _declare(layer, kind, *inputs.held)
+
+
+# The two functions
+
+
+class _Function:
+    """A function of a net with value equality, so that `jax.jit` of an equal net's function finds the compiled one."""
+
+    __slots__ = ("__name__", "__weakref__", "net")
+
+    def __init__(self, net: Layer) -> None:
+        self.net = net
+        self.__name__ = type(self).__name__.lower()
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and cast(_Function, other).net == self.net
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.net))
+
+    def __repr__(self) -> str:
+        return f"{self.net!r}.{self.__name__}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, (self.net, self.__name__)
+
+
+def _function_of(net: Layer, kind: type[_Function]) -> _Function:
+    # One living instance for equal nets, since JAX drops what it compiled with the function; but a net that may hold
+    # tracers or much memory in a closure keeps its own.
+    own = net.__dict__.get(kind.__name__)
+    if own is None:
+        own = _shared_function(net, kind) if net._memoable() else kind(net)
+        object.__setattr__(net, kind.__name__, own)
+    return own
+
+
+@functools.lru_cache(maxsize=128)
+def _shared_function(net: Layer, kind: type[_Function]) -> _Function:
+    return kind(net)
+
+
+class Init(_Function):
+    """`net.init`; see `Layer.init`."""
+
+    __slots__ = ()
+
+    def __call__(self, key: Any, /, *sample: Any, **kwargs: Any) -> dict[str, Any]:
+        key = as_key(key)
+        return self.net.plan(*sample, **kwargs).draw("params", key)
+
+
+class Apply(_Function):
+    """`net.apply`; see `Layer.apply`."""
+
+    __slots__ = ()
+
+    @overload
+    def __call__(
+        self, params: Tree, /, *inputs: Any, state: None = None, key: Any = None, train: bool = False, **kwargs: Any
+    ) -> Any: ...
+    @overload
+    def __call__(
+        self,
+        params: Tree,
+        /,
+        *inputs: Any,
+        state: Mapping[str, Any],
+        key: Any = None,
+        train: bool = False,
+        **kwargs: Any,
+    ) -> tuple[Any, dict[str, Any]]: ...
+
+    def __call__(
+        self, params: Tree, /, *inputs: Any, state: Tree = None, key: Any = None, train: bool = False, **kwargs: Any
+    ) -> Any:
+        scope = _root(self.net, params, state, key, train)
+        output = _run_root(scope, inputs, kwargs)
+        return output if state is None else (output, cast(States, scope.states).tree)
+
+
+class _BoundNet(Bound):
+    """A net that is bound outside of any forward."""
+
+    __slots__ = ()
+
+    def __call__(self, *inputs: Any, **kwargs: Any) -> Any:
+        if any(name in kwargs for name in ("params", *_MODES)):
+            return super().__call__(*as_inputs(inputs), **kwargs)
+        return _run_root(self._scope, inputs, kwargs)
+
+
+def _run_root(scope: Scope, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Runs a net from its root; parameters that do not fit are reported all at once."""
+    net, params = scope.layer, scope.params
+    inputs, kwargs = as_inputs(inputs), as_inputs(kwargs)
+    strangers = list(net._strangers("params", params, ""))
+    if strangers:
+        raise misfit_error(all_differences(net, params, strangers, inputs, kwargs) or unread(strangers, params))
+    try:
+        return scope.run(inputs, kwargs)
+    except Misfit as first:
+        rows = all_differences(net, params, strangers, inputs, kwargs)
+        if not rows:
+            raise
+        error = misfit_error(rows)
+        for note in getattr(first, "__notes__", []):
+            error.add_note(note)
+        raise error from first
+
+
+def _root(net: Layer, params: Tree, state: Tree, key: Any, train: bool) -> Scope:
+    if not isinstance(train, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(
+            f"train is True or False, a Python bool that JAX does not trace, got {show(train)}: mark it static in "
+            f"jax.jit"
+        )
+    if callable(params):
+        raise TypeError(f"params is a function, {params!r}: make them first, params = net.init(key, *sample)")
+    if params is None:
+        raise TypeError("params is None: make them with params = net.init(key, *sample)")
+    if isinstance(params, (tuple, list)):
+        raise TypeError(
+            f"params is a {type(params).__name__}, {show(params)}: parameters are a dict, and the state goes in as "
+            f"state="
+        )
+    if not isinstance(params, dict) and not net._is_bare():
+        raise TypeError(f"params comes first and is a dict, net.apply(params, *inputs), got {show(params)}")
+    states = None if state is None else States(state, "")
+    strangers = [] if state is None else list(net._strangers("states", state, ""))
+    if strangers:
+        raise misfit_error(unread(strangers, state), "state")
+    return Scope(net, "", params, states, None if key is None else given_keys(key, net, ""), train)

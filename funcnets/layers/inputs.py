@@ -1,0 +1,52 @@
+"""What a layer asks of its inputs, said from shapes and dtypes alone, before any arithmetic.
+
+Every message has four parts: which layer, what it takes, what it got, what to do. The pass adds the layer's path.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax.numpy as jnp
+
+from funcnets.layer import Layer
+from funcnets.shapes import is_array, show
+
+
+def check_floats(layer: Layer, x: Any, axes: str, least: int, most: float = math.inf) -> None:
+    """Raises unless x holds floating numbers along these axes."""
+    check_rank(layer, x, axes, least, most)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(
+            f"{type(layer).__name__} takes floating numbers {axes}, got {show(x)}. Convert them first, "
+            f"x.astype(jnp.float32); whole numbers that are ids go through fn.Embedding"
+        )
+
+
+def check_whole_numbers(layer: Layer, x: Any, axes: str, least: int) -> None:
+    """Raises unless x holds whole numbers along these axes."""
+    check_rank(layer, x, axes, least)
+    if not jnp.issubdtype(x.dtype, jnp.integer):
+        raise TypeError(
+            f"{type(layer).__name__} takes whole numbers {axes}, got {show(x)}. Convert them first, "
+            f"x.astype(jnp.int32); floating features go through fn.Dense"
+        )
+
+
+def check_rank(layer: Layer, x: Any, axes: str, least: int, most: float = math.inf) -> None:
+    """Raises unless x is an array whose rank these axes can have."""
+    if not is_array(x):
+        raise TypeError(
+            f"{type(layer).__name__} takes one array {axes}, got {show(x)}. Take the array out of what holds it first"
+        )
+    if len(x.shape) < least:
+        raise ValueError(
+            f"{type(layer).__name__} takes {axes}, got {show(x)}. Add the missing axis first: x[None] for a batch of "
+            f"one, x[..., None] for a single channel"
+        )
+    if len(x.shape) > most:
+        raise ValueError(
+            f"{type(layer).__name__} takes {axes}, got {show(x)}. Merge the leading axes first with a reshape, or "
+            f"map over them with jax.vmap"
+        )

@@ -1,0 +1,299 @@
+"""Shape inference: what a net declares for a sample input, found by running its forward on shapes alone.
+
+`make_plan` traces the forward once in evaluation mode, and once in training mode if some composite asked for the mode.
+Nothing is computed; a recorder notes which leaf met which shapes under which name. `init` then draws what was declared,
+so it never runs the model, and a child may first be called inside any JAX transform: only shapes are recorded, and
+nothing can leak.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import jax
+
+from funcnets.random import draw
+from funcnets.record import KINDS, Arrays, Call, Kind, Recorder
+from funcnets.scope import Misfit, Scope, explain, shapes_of
+from funcnets.shapes import Tree, below, describe, differences, is_array, join, nested, show, spec, specs, table
+from funcnets.values import comparable
+
+if TYPE_CHECKING:
+    from funcnets.layer import Layer
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a net declares for a sample: its arrays by path, and every layer's call with the shapes that went in and
+    out.
+
+    Printed, it is a table of the layers.
+
+    Attributes:
+      layer: The net.
+      declared: Its declared arrays by kind ("params", "states") and full path.
+      owners: The path of the layer that declared each.
+      calls: Every call, in order; those that only training makes come last.
+      output: The spec of the output in evaluation.
+    """
+
+    layer: Layer
+    declared: Mapping[Kind, Mapping[str, Any]]
+    owners: Mapping[Kind, Mapping[str, str]]
+    calls: tuple[Call, ...]
+    output: Any
+
+    @property
+    def params(self) -> Tree:
+        """The parameters as nested dicts of `jax.ShapeDtypeStruct`."""
+        return nested({path: one.shapes for path, one in self.declared["params"].items()})
+
+    @property
+    def states(self) -> Tree:
+        """The state, likewise."""
+        return nested({path: one.shapes for path, one in self.declared["states"].items()})
+
+    def draw(self, kind: Kind, key: Any) -> Tree:
+        """The declared arrays with their initial values."""
+        declared = self.declared[kind]
+        arrays = draw(key, [one.what.request(one.steps) for one in declared.values()])
+        return nested(dict(zip(declared, arrays, strict=True)))
+
+    def rows(self) -> list[tuple[str, str, str, int]]:
+        """(path, layer, output, parameters) of each leaf, in the order of the calls."""
+        sizes: dict[str, int] = {}
+        for path, one in self.declared["params"].items():
+            owner = self.owners["params"][path]
+            sizes[owner] = sizes.get(owner, 0) + _size(one.shapes)
+        rows: dict[str, tuple[str, str, str, int]] = {}
+        for call in self.calls:
+            if not call.layer._entries() and call.path not in rows:
+                text = " ".join(repr(call.layer).split())
+                rows[call.path] = (call.path, text, show(call.output), sizes.get(call.path, 0))
+        return list(rows.values())
+
+    def __str__(self) -> str:
+        total = sum(_size(one.shapes) for one in self.declared["params"].values())
+        cells = [("path", "layer", "output", "parameters")]
+        cells += [(path, _short(layer), _short(output), f"{size:,}") for path, layer, output, size in self.rows()]
+        cells += [("total", "", _short(show(self.output)), f"{total:,}")]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        lines = ["  ".join([*map(str.ljust, row[:3], widths), row[3].rjust(widths[3])]) for row in cells]
+        rule = "-" * len(lines[0])
+        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 44 else f"{text[:41]}..."
+
+
+def _size(shapes: Tree) -> int:
+    return sum(math.prod(one.shape) for one in jax.tree.leaves(shapes))
+
+
+class Planning(Scope):
+    """A place in a net that is planned: parameters are what a recorder notes, arrays stand in for shapes.
+
+    Attributes:
+      recorder: Where declarations go.
+      given: Parameters of a caller's for this place, which a leaf that declares none reads; None where there are none.
+    """
+
+    __slots__ = ("given", "recorder")
+
+    def __init__(self, layer: Layer, path: str, train: bool, recorder: Recorder, given: Tree = None) -> None:
+        super().__init__(layer, path, None, None, None, train)
+        self.recorder = recorder
+        self.given = given
+
+    def child(self, name: str, layer: Layer) -> Planning:
+        given = self.given
+        if name:
+            given = given.get(name) if isinstance(given, dict) else None
+        return Planning(layer, join(self.path, name), self.train, self.recorder, given)
+
+    def run(self, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        start = self.recorder.span()
+        try:
+            output = self._run(inputs, kwargs)
+            if self.layer._entries():
+                self.recorder.close_span(start, self.path, self.layer)
+        except Exception as error:
+            mode = "training" if self.train else "evaluation"
+            note = ", while shapes are planned for the training mode" if self.train else ", while shapes are planned"
+            explain(
+                error,
+                self,
+                inputs,
+                kwargs,
+                note + ("; an input that was not given is None" if mode == "training" else ""),
+            )
+            raise
+        self.recorder.calls.append(Call(self.path, self.layer, specs((*inputs, *kwargs.values())), specs(output)))
+        return output
+
+    def _run(self, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if not self.layer._is_wrapper:
+            return self.layer._run(self, inputs, kwargs)
+        # A wrapper may change its child's arrays: they are noted apart, and taken over as it makes them.
+        outer = self.recorder
+        self.recorder = Recorder(self.path, outer)
+        output = self.layer._outline(self, inputs, kwargs)
+        outer.merge(self.recorder, self.layer._lift)
+        self.recorder = outer
+        return output
+
+    def run_with(
+        self, inputs: tuple[Any, ...], kwargs: dict[str, Any], params: Any, state: Any, key: Any, train: bool | None
+    ) -> tuple[Any, Tree]:
+        train = self.train if train is None else train
+        given = None if callable(params) else params
+        # What the caller gives is not this place's own: it is planned apart, compared, and left out.
+        apart = Recorder(self.path, self.recorder)
+        scope = Planning(self.layer, self.path, train, apart, self.given if given is None else given)
+        output = scope.run(inputs, kwargs)
+        trees: dict[Kind, Tree] = {"params": given, "states": state}
+        theirs: frozenset[Kind] = frozenset(kind for kind in KINDS if trees[kind] is not None)
+        for kind, tree in trees.items():
+            if tree is not None:
+                declared = {below(full, self.path): one.shapes for full, one in apart.arrays(kind, self.path).items()}
+                rows = differences(nested(declared), tree) if declared else []
+                if rows:
+                    raise ValueError(
+                        f"{self.place}: the {kind} given to {describe(self.layer)} do not fit it:\n{table(rows)}"
+                    )
+        self.recorder.merge(apart, but=theirs)
+        return output, None
+
+    def own_params(self, declared: Tree) -> Tree:
+        if declared == {}:
+            return self.recorder.stand_ins("params", self.path) if self.given is None else self.given
+        self.recorder.declare("params", self.path, self.layer, declared)
+        if self.given is not None and not differences(shapes_of(declared), self.given):
+            return self.given
+        return self.recorder.stand_ins("params", self.path)
+
+    def own_key(self, *, both_modes: bool, required: bool) -> Any:
+        return self.take_key() if self.train or both_modes else None
+
+    def own_state(self, declared: Tree) -> Tree:
+        self.recorder.declare("states", self.path, self.layer, declared)
+        return self.recorder.stand_ins("states", self.path)
+
+    def new_state(self, old: Tree, new: Tree) -> None:
+        rows = differences(specs(old), specs(new))
+        if rows or jax.tree.structure(old) != jax.tree.structure(new):
+            raise ValueError(
+                f"{self.place}: a state keeps its structure and shapes; it was {show(old)}, the new one is {show(new)}"
+            )
+
+    def take_key(self) -> jax.Array:
+        return jax.random.key(0)
+
+    def mode(self) -> bool:
+        self.recorder.reads_train = True
+        return self.train
+
+    def read_params(self) -> Tree:
+        found = self.recorder.stand_ins("params", self.path)
+        if found == {} and not any(call.path == self.path for call in self.recorder.calls):
+            raise RuntimeError(
+                f"{self.place}: its parameters are read before its first call, which is what tells their shapes. Call "
+                f"it "
+                "first; to change them on the way in, give a function: m.child(x, params=lambda p: ...)"
+            )
+        return found
+
+    def read_state(self) -> Tree:
+        return self.recorder.stand_ins("states", self.path)
+
+
+# Making plans
+
+
+def make_plan(layer: Layer, sample: tuple[Any, ...], kwargs: dict[str, Any]) -> Plan:
+    """The plan of a net for a sample; remembered for equal nets and samples."""
+    leaves, structure = jax.tree.flatten((sample, kwargs))
+    leaves = [spec(leaf) for leaf in leaves]
+    marks = sample_marks(leaves)
+    if marks is None or not layer._memoable():
+        return _plan(layer, structure, leaves)
+    return _remembered(layer, Marked((structure, marks), (structure, leaves)))
+
+
+def sample_marks(leaves: list[Any]) -> Hashable:
+    """What specs and plain constants are compared by in a memo; None if there is something else, which may hold
+    tracers.
+    """
+    if all(isinstance(leaf, (jax.ShapeDtypeStruct, bool, int, float, complex, str)) for leaf in leaves):
+        x64: bool = jax.config.read("jax_enable_x64")
+        return (x64, *(leaf if isinstance(leaf, jax.ShapeDtypeStruct) else comparable(leaf) for leaf in leaves))
+    return None
+
+
+class Marked:
+    """An argument of a memoised function that is compared by its mark."""
+
+    def __init__(self, mark: Hashable, held: Any) -> None:
+        self.mark, self.held = mark, held
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Marked) and self.mark == other.mark
+
+    def __hash__(self) -> int:
+        return hash(self.mark)
+
+
+@functools.lru_cache(maxsize=128)
+def _remembered(layer: Layer, sample: Marked) -> Plan:
+    return _plan(layer, *sample.held)
+
+
+def _plan(layer: Layer, structure: Any, leaves: list[Any]) -> Plan:
+    recorder, output = _pass(layer, structure, leaves, train=False)
+    calls = tuple(recorder.calls)
+    if recorder.reads_train:
+        training, _ = _pass(layer, structure, leaves, train=True)
+        met = {call.path for call in calls}
+        calls += tuple(call._replace(train_only=True) for call in training.calls if call.path not in met)
+        recorder.merge(training)
+    declared: dict[Kind, Mapping[str, Any]] = {}
+    owners: dict[Kind, Mapping[str, str]] = {}
+    for kind in KINDS:
+        arrays: Arrays = recorder.arrays(kind)
+        declared[kind] = MappingProxyType(arrays)
+        owners[kind] = MappingProxyType(
+            {full: place for place, site in recorder.sites[kind].items() for full in site.arrays}
+        )
+    return Plan(layer, MappingProxyType(declared), MappingProxyType(owners), calls, output)
+
+
+def _pass(layer: Layer, structure: Any, leaves: list[Any], *, train: bool) -> tuple[Recorder, Any]:
+    recorder = Recorder()
+    seen: list[Any] = []
+
+    # Made anew each time: JAX does not run a function again that it has seen with these shapes.
+    def forward(arrays: list[Any]) -> None:
+        given = iter(arrays)
+        inputs, kwargs = jax.tree.unflatten(structure, [next(given) if is_array(leaf) else leaf for leaf in leaves])
+        seen.append(specs(Planning(layer, "", train, recorder).run(inputs, kwargs)))
+
+    jax.eval_shape(forward, [leaf for leaf in leaves if is_array(leaf)])
+    return recorder, seen[-1]
+
+
+def all_differences(
+    layer: Layer, params: Tree, strangers: list[str], inputs: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """How params differ from what the net declares for these inputs; None if the inputs do not even plan."""
+    try:
+        rows = differences(make_plan(layer, inputs, kwargs).params, params)
+    except (ValueError, TypeError, RuntimeError, Misfit):
+        return None
+    # An entry that a child not met with these inputs would read is no fault.
+    return [row for row in rows if row[0] != "unread" or any(f"{row[1]}/".startswith(f"{path}/") for path in strangers)]

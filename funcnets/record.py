@@ -1,0 +1,206 @@
+"""What a plan notes: which layer declares which arrays under which name, and every call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from funcnets.random import Request
+from funcnets.shapes import Tree, below, check_name, describe, join, names_of, nested, show
+
+if TYPE_CHECKING:
+    from funcnets.layer import Layer
+
+Kind = Literal["params", "states"]
+KINDS: tuple[Kind, Kind] = ("params", "states")
+Steps = tuple[tuple[str, int | None], ...]
+
+
+class Declaration:
+    """What a leaf declares for one name: one array, or (for a pair of functions) one subtree."""
+
+    @property
+    def shapes(self) -> Tree:
+        """The spec of one copy."""
+        raise NotImplementedError
+
+    def stored_as(self, dtype: Any) -> Declaration:
+        """The same with its floating arrays in another dtype."""
+        raise NotImplementedError
+
+    def request(self, steps: Steps) -> Request:
+        """The way to draw it, with a key that these steps lead to."""
+        raise NotImplementedError
+
+
+class Declared(NamedTuple):
+    """A declaration at its place in a net: the steps lead to its key, through the copies that wrappers make of it."""
+
+    what: Declaration
+    steps: Steps
+
+    @property
+    def shapes(self) -> Tree:
+        copies = tuple(n for _, n in self.steps if n is not None)
+        return jax.tree.map(lambda one: jax.ShapeDtypeStruct((*copies, *one.shape), one.dtype), self.what.shapes)
+
+
+Arrays = dict[str, Declared]
+Lift = Callable[[Kind, Arrays], Arrays]
+
+
+class Site(NamedTuple):
+    """Where a layer declared arrays: the layer, and what it declared by full path."""
+
+    layer: Layer
+    arrays: Arrays
+
+    def shapes(self) -> dict[str, Tree]:
+        return {path: one.shapes for path, one in self.arrays.items()}
+
+    def side(self) -> tuple[Layer, dict[str, Tree]]:
+        return self.layer, self.shapes()
+
+
+class Call(NamedTuple):
+    """One layer's call as the plan saw it: specs in, specs out."""
+
+    path: str
+    layer: Layer
+    inputs: tuple[Any, ...]
+    output: Any
+    train_only: bool = False
+
+
+class Recorder:
+    """Notes what the layers of a planned pass declare below a root; a name met again must declare the same."""
+
+    def __init__(self, root: str = "", outer: Recorder | None = None) -> None:
+        self.root = root
+        self.sites: dict[Kind, dict[str, Site]] = {"params": {}, "states": {}}
+        self.calls: list[Call] = []
+        self.reads_train = False
+        self._outer = outer  # where a reader finds what was declared before
+        self._above: dict[Kind, set[str]] = {"params": set(), "states": set()}  # every path that has a site below it
+        self._log: list[tuple[Kind, str]] = []
+        self._spans: dict[str, tuple[Layer, set[tuple[Kind, str]]]] = {}
+
+    def declare(self, kind: Kind, path: str, layer: Layer, tree: Tree) -> None:
+        """A leaf declares a nested dict of declarations, or one."""
+        arrays = {full: Declared(what, ((below(full, self.root), None),)) for full, what in _flat(tree, path)}
+        self.add(kind, path, Site(layer, arrays))
+
+    def add(self, kind: Kind, path: str, site: Site) -> None:
+        self._log.append((kind, path))
+        known = self.sites[kind]
+        if path in known:
+            if known[path].shapes() != site.shapes():
+                raise _disagree(kind, path, known[path].side(), site.side())
+            return
+        # One name, one subtree: a leaf's arrays do not mingle with those of another layer's children.
+        names = names_of(path)
+        above = {"/".join(names[:i]) for i in range(len(names))}
+        clash = next((place for place in above if place in known), None)
+        if clash is None and path in self._above[kind]:
+            clash = next(place for place in known if place.startswith(f"{path}/") or not path)
+        if clash is not None:
+            raise _disagree(kind, path, known[clash].side(), site.side())
+        known[path] = site
+        self._above[kind] |= above
+
+    def arrays(self, kind: Kind, path: str = "") -> Arrays:
+        """All that was declared at and below a path, by full path."""
+        known = self.sites[kind]
+        if path in known:
+            return known[path].arrays
+        if path not in self._above[kind] and path != self.root:
+            return {}
+        inside = f"{path}/" if path else ""
+        return {
+            full: one for place, site in known.items() if place.startswith(inside) for full, one in site.arrays.items()
+        }
+
+    def stand_ins(self, kind: Kind, path: str) -> Tree:
+        """Arrays of the declared shapes, for a traced pass in which nothing is computed."""
+        found = self.arrays(kind, path)
+        if not found and self._outer is not None:
+            return self._outer.stand_ins(kind, path)
+        return nested({below(full, path): jax.tree.map(_stand_in, one.shapes) for full, one in found.items()})
+
+    def span(self) -> int:
+        """Marks the beginning of a composite's call; see `close_span`."""
+        return len(self._log)
+
+    def close_span(self, start: int, path: str, layer: Layer) -> None:
+        """Raises if another composite under this name declared other arrays: tied layers are the same or declare
+        nothing.
+        """
+        met = set(self._log[start:])
+        if not met:
+            return
+        first, before = self._spans.setdefault(path, (layer, met))
+        if first is not layer and before != met and first != layer:
+            lines = [{place: self.sites[kind][place].shapes() for kind, place in span} for span in (before, met)]
+            flat = [{full: shape for site in line.values() for full, shape in site.items()} for line in lines]
+            raise _disagree("params", path, (first, flat[0]), (layer, flat[1]))
+
+    def merge(self, inner: Recorder, lift: Lift | None = None, *, but: frozenset[Kind] = frozenset()) -> None:
+        """Takes in what a recorder rooted here or further down noted.
+
+        Args:
+          inner: The other recorder.
+          lift: What a wrapper makes of its child's arrays, by path below it.
+          but: Kinds to leave out.
+        """
+        here = below(inner.root, self.root)
+        for kind in KINDS:
+            if kind in but:
+                continue
+            arrays = {below(full, inner.root): one for full, one in inner.arrays(kind, inner.root).items()}
+            lifted = lift(kind, arrays) if lift else arrays
+            for path, site in inner.sites[kind].items():
+                kept: Arrays = {}
+                for full in site.arrays:
+                    one = lifted.get(below(full, inner.root))
+                    if one is not None:
+                        (first, copies), *rest = one.steps
+                        kept[full] = Declared(one.what, ((join(here, first), copies), *rest))
+                if kept:
+                    self.add(kind, path, Site(site.layer, kept))
+        self.calls += inner.calls
+        self.reads_train |= inner.reads_train
+
+
+def _stand_in(one: jax.ShapeDtypeStruct) -> Any:
+    if jnp.issubdtype(one.dtype, jax.dtypes.prng_key):
+        return jnp.broadcast_to(jax.random.key(0), one.shape)
+    return jnp.zeros(one.shape, one.dtype)
+
+
+def _flat(tree: Tree, path: str) -> Iterator[tuple[str, Declaration]]:
+    if isinstance(tree, Declaration):
+        yield path, tree
+    elif isinstance(tree, dict):
+        for name, inner in tree.items():
+            check_name(name, path)
+            yield from _flat(inner, join(path, name))
+    else:
+        raise TypeError(
+            f"{path or 'the net'}: params and states declare each array as fn.Param(shape, initializer), got "
+            f"{show(tree)}"
+        )
+
+
+def _disagree(kind: Kind, path: str, *sides: tuple[Layer, dict[str, Tree]]) -> ValueError:
+    lines = "\n".join(
+        f"  {describe(layer)} declares {', '.join(f'{full} {show(shape)}' for full, shape in shapes.items())}"
+        for layer, shapes in sides
+    )
+    return ValueError(
+        f"{path or 'the net'}: two layers disagree on the {kind} under this name:\n{lines}\n"
+        "Within one combinator a name stands for one set of arrays (that is how weights are tied). "
+        "Give the layers different names, or make them agree."
+    )

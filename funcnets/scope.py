@@ -1,0 +1,480 @@
+"""One pass through a net, as its layers see it.
+
+A `Scope` is a place in a running net: a layer, its path, and what belongs to it there: its part of the parameters, the
+states and keys of the pass, the mode. Here is the scope of a pass that computes; that of a pass that plans, on shapes
+alone, is in `funcnets.plan`. `Bound` is the face of a scope that a forward function sees as `m` and `m.child`.
+
+States and keys know the JAX trace they were made in. Inside a raw transform a new state would leak out of it, and a key
+would be the same in every turn, so both raise there, and only when they are really needed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+import jax
+import jax.extend
+import jax.numpy as jnp
+import numpy as np
+
+from funcnets.random import as_key, copy_key, path_key, path_keys, run_key
+from funcnets.shapes import Tree, below, describe, differences, join, names_of, near, show, specs, table
+
+if TYPE_CHECKING:
+    from funcnets.layer import Layer
+
+
+class _Absent:
+    def __repr__(self) -> str:
+        return "nothing"
+
+
+ABSENT: Final = _Absent()  # no entry under this name
+
+
+class Misfit(ValueError):
+    """Parameters that are not those that a layer declares; `apply` lists all differences once one is found."""
+
+
+def _now() -> Any:
+    return jax.extend.core.get_opaque_trace_state()
+
+
+def _leak(what: str, path: str) -> RuntimeError:
+    return RuntimeError(
+        f"{path or 'the net'}: {what} inside a raw JAX transform (scan, while_loop, cond, vmap, grad, checkpoint, "
+        f"jit), "
+        "where it would leak or repeat. Use fn.Repeat, fn.Scan or fn.Remat, which carry it; or pass it through "
+        "yourself: "
+        "y, state = m.child(x, state=state, key=key), with the state starting from m.child.init_state(x)"
+    )
+
+
+class Keys:
+    """The keys of a pass: one a path, folded from the given key by the path below the root; a second call folds its
+    count.
+
+    Nothing is derived before a layer takes a key, so a pass that draws nothing has no trace of randomness in it.
+    """
+
+    def __init__(self, given: Callable[[], jax.Array], layer: Layer, root: str, *, sound: bool = True) -> None:
+        self._given = given
+        self._layer = layer
+        self._root = root
+        self._counts: Counter[str] = Counter()
+        self._sound = sound  # whether no raw transform lies between the pass and these keys
+        self._trace = _now()
+        self._derived: tuple[jax.Array, dict[str, jax.Array]] | None = None
+
+    def take(self, path: str) -> jax.Array:
+        """The key of the next call at this path."""
+        if not self._sound or self._trace != _now():
+            raise _leak("randomness", path)
+        return self._key(path, self._count(path))
+
+    def _count(self, path: str) -> int:
+        self._counts[path] += 1
+        return self._counts[path] - 1
+
+    def _key(self, path: str, count: int) -> jax.Array:
+        if self._derived is None and self._trace == _now():
+            # All in one vectorised call: a fold for each layer on its own is slow to compile.
+            base = run_key(self._given())
+            paths = self._layer._random_paths()
+            self._derived = base, dict(zip(paths, path_keys(base, paths), strict=True)) if paths else {}
+        base, known = self._derived or (run_key(self._given()), {})
+        place = below(path, self._root)
+        key = known[place] if place in known else path_key(base, place)
+        return jax.random.fold_in(key, count) if count else key
+
+    def copies(self, layer: Layer, path: str) -> Callable[[Any], Keys]:
+        """For a layer that is run many times over at a path: the keys of copy i, to be made inside the loop."""
+        sound, count = self._sound and self._trace == _now(), self._count(path)
+        return lambda i: Keys(lambda: copy_key(self._key(path, count), i), layer, path, sound=sound)
+
+    def admitted(self) -> Callable[[], Keys]:
+        """For a transform that runs its function once: these very keys, to be made inside it."""
+        sound = self._sound and self._trace == _now()
+
+        def admit() -> Keys:
+            inner = Keys(self._given, self._layer, self._root, sound=sound)
+            inner._counts = self._counts
+            return inner
+
+        return admit
+
+
+class States:
+    """The states of a pass, updated by value; the tree keeps its structure."""
+
+    def __init__(self, tree: Tree, root: str) -> None:
+        if not isinstance(tree, dict):
+            raise TypeError(
+                f"{root or 'the net'}: state is the dict that init_state(*sample) gives, {{}} for a net without state; "
+                f"got {show(tree)}"
+            )
+        self.tree: dict[str, Any] = tree
+        self._root = root
+        self._trace = _now()
+        self._once: set[str] = set()
+
+    def read(self, path: str) -> Any:
+        here: Any = self.tree
+        for name in names_of(below(path, self._root)):
+            if not isinstance(here, dict) or name not in here:
+                return ABSENT
+            here = here[name]
+        return here
+
+    def write(self, path: str, new: Tree) -> None:
+        old = self.read(path)
+        if old is ABSENT and not jax.tree.leaves(new):
+            return
+        same_structure(path, old, new)
+        if all(a is b for a, b in zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True)):
+            return
+        if self._trace != _now():
+            raise _leak("a new state", path)
+        self.tree = _with(self.tree, names_of(below(path, self._root)), new)
+
+    def only_once(self, layer: Layer, path: str) -> None:
+        """Raises at a second call in this pass of a layer whose state takes one."""
+        if path in self._once:
+            raise RuntimeError(
+                f"{path or 'the net'}: {describe(layer)} is called twice in one pass, and its state takes one call a "
+                f"pass. "
+                "For one set of parameters with a state for each use: fn.Repeat(body, n, shared=True)"
+            )
+        self._once.add(path)
+
+
+def _with(tree: Tree, names: list[str], new: Tree) -> Tree:
+    return {**tree, names[0]: _with(tree[names[0]], names[1:], new)} if names else new
+
+
+def same_structure(path: str, old: Tree, new: Tree) -> None:
+    """Raises unless a new state is like the old one."""
+    if jax.tree.structure(old) != jax.tree.structure(new) or any(
+        jnp.shape(a) != jnp.shape(b) or jnp.result_type(a) != jnp.result_type(b)
+        for a, b in zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True)
+    ):
+        raise ValueError(
+            f"{path or 'the net'}: a state keeps its structure, shapes and dtypes; it was {show(old)}, "
+            f"the new one is {show(new)}"
+        )
+
+
+class Scope:
+    """A place in a net that computes.
+
+    Attributes:
+      layer: The layer that stands here.
+      path: Where, from the net's root.
+      params: Its parameters; ABSENT where there are none.
+      states: The states of the pass; None in a pass that was given none.
+      keys: The keys of the pass; None in a pass that was given none.
+      train: The mode.
+    """
+
+    __slots__ = ("keys", "layer", "params", "path", "states", "train")
+
+    def __init__(
+        self, layer: Layer, path: str, params: Tree, states: States | None, keys: Keys | None, train: bool
+    ) -> None:
+        self.layer = layer
+        self.path = path
+        self.params = params
+        self.states = states
+        self.keys = keys
+        self.train = train
+
+    @property
+    def place(self) -> str:
+        """The path as a message names it."""
+        return self.path or "the net"
+
+    def child(self, name: str, layer: Layer) -> Scope:
+        """The place of a child; that of a wrapper has no name and stands where the wrapper does."""
+        params = self.params
+        if name:
+            params = params.get(name, ABSENT) if isinstance(params, dict) else ABSENT
+        elif params is not ABSENT:
+            params = self.layer._view(params)
+        return Scope(layer, join(self.path, name), params, self.states, self.keys, self.train)
+
+    def run(self, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The layer's output."""
+        try:
+            return self.layer._run(self, inputs, kwargs)
+        except Exception as error:
+            explain(error, self, inputs, kwargs)
+            raise
+
+    def run_with(
+        self, inputs: tuple[Any, ...], kwargs: dict[str, Any], params: Any, state: Any, key: Any, train: bool | None
+    ) -> tuple[Any, Tree]:
+        """The output with parameters, state, key or mode of the caller's (None: the pass's), and the new state; None
+        where a given state was left as it was.
+        """
+        if callable(params):
+            params = self.params if self.params is ABSENT else params(self.params)
+        states = self.states if state is None else States(state, self.path)
+        keys = key if isinstance(key, Keys) or key is None else given_keys(key, self.layer, self.path)
+        scope = Scope(
+            self.layer,
+            self.path,
+            self.params if params is None else params,
+            states,
+            keys or self.keys,
+            self.train if train is None else train,
+        )
+        output = scope.run(inputs, kwargs)
+        return output, None if states is None or states.tree is state else states.tree
+
+    # What a leaf asks for
+
+    def own_params(self, declared: Tree) -> Tree:
+        """The parameters of a leaf that declares these (nothing: whatever stands under its name)."""
+        if declared == {}:
+            return {} if self.params is ABSENT else self.params
+        shapes = shapes_of(declared)
+        if differences(shapes, self.params):
+            raise Misfit(
+                f"{self.place}: {describe(self.layer)} takes parameters {show(shapes)} for these inputs, but there "
+                f"{'is nothing' if self.params is ABSENT else f'are {show(self.params)}'}"
+            )
+        return self.params
+
+    def own_key(self, *, both_modes: bool, required: bool) -> Any:
+        """The key of a leaf that names one: in training, or in both modes where it does not tell them apart."""
+        if not (self.train or both_modes):
+            return None
+        if self.keys is None and not required:
+            return None
+        return self.take_key()
+
+    def own_state(self, declared: Tree) -> Tree:
+        """The state of a leaf that declares this."""
+        if self.states is None:
+            raise ValueError(
+                f"{self.place}: {describe(self.layer)} carries state, and none was given. Make it with "
+                "state = net.init_state(*sample) and call y, state = net.apply(params, x, state=state)"
+            )
+        if self.layer.state_once:
+            self.states.only_once(self.layer, self.path)
+        state, shapes = self.states.read(self.path), shapes_of(declared)
+        if differences(shapes, state):
+            raise ValueError(
+                f"{self.place}: {describe(self.layer)} takes state {show(shapes)} for these inputs, but there is "
+                f"{show(state)}. Make the state with net.init_state(*sample) of this very net"
+            )
+        return state
+
+    def new_state(self, old: Tree, new: Tree) -> None:
+        """Takes in what a leaf returned as its state."""
+        del old
+        if self.states is not None:
+            self.states.write(self.path, new)
+
+    # What a composite's author asks for
+
+    def take_key(self) -> jax.Array:
+        if self.keys is None:
+            how = "net.apply(params, x, key=key, train=True)" if self.train else "net.apply(params, x, key=key)"
+            raise ValueError(f"{self.place}: {describe(self.layer)} is random and needs a key: {how}")
+        return self.keys.take(self.path)
+
+    def mode(self) -> bool:
+        return self.train
+
+    def read_params(self) -> Tree:
+        return {} if self.params is ABSENT else self.params
+
+    def read_state(self) -> Tree:
+        state = ABSENT if self.states is None else self.states.read(self.path)
+        return {} if state is ABSENT else state
+
+
+def given_keys(key: Any, layer: Layer, root: str) -> Keys:
+    """The keys of a pass that is given this key."""
+    key = as_key(key)
+    return Keys(lambda: key, layer, root)
+
+
+def shapes_of(declared: Tree) -> Tree:
+    """The specs of declared arrays."""
+    return {name: shapes_of(one) for name, one in declared.items()} if isinstance(declared, dict) else declared.shapes
+
+
+def explain(error: Exception, scope: Scope, inputs: tuple[Any, ...], kwargs: dict[str, Any], during: str = "") -> None:
+    """Notes on an error the innermost layer it came from. JAX adds notes too: ours is known by its first words."""
+    start = "in layer "
+    if not any(note.startswith(start) for note in getattr(error, "__notes__", ())):
+        got = ", ".join([*map(show, inputs), *(f"{name}={show(value)}" for name, value in kwargs.items())])
+        error.add_note(
+            f"{start}{scope.path or '(the net itself)'}: {describe(scope.layer)}\n"
+            f"  called with {got or 'no inputs'}{during}"
+        )
+
+
+class Bound:
+    """A layer at its place in a running net: `m` and `m.child` in a forward function, and what `net.bind(params)`
+    gives.
+
+    Calling it runs the layer. Attributes are its children, then the layer's own fields; `train`, `key`, `params` and
+    `state` are the pass's.
+    """
+
+    __slots__ = ("__weakref__", "_scope")
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+
+    def __call__(
+        self,
+        *inputs: Any,
+        params: Any = None,
+        state: Any = None,
+        key: Any = None,
+        train: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Runs the layer on the inputs.
+
+        Args:
+          params: Parameters in place of the layer's own, or a function of its own.
+          state: A state to start from in place of the pass's; the call then returns (output, new state).
+          key: A key in place of the pass's.
+          train: The mode in place of the pass's.
+        """
+        if params is None and state is None and key is None and train is None:
+            return self._scope.run(inputs, kwargs)
+        output, new = self._scope.run_with(inputs, kwargs, params, state, key, train)
+        return output if state is None else (output, state if new is None else new)
+
+    @property
+    def train(self) -> bool:
+        """Whether the pass trains."""
+        return self._scope.mode()
+
+    def key(self) -> jax.Array:
+        """A key for the layer's own randomness, another at each call."""
+        return self._scope.take_key()
+
+    @property
+    def params(self) -> Tree:
+        """The layer's parameters."""
+        return self._scope.read_params()
+
+    @property
+    def state(self) -> Tree:
+        """The layer's state as it stands now; {} where there is none. It may be set, to one of the same structure."""
+        return self._scope.read_state()
+
+    @state.setter
+    def state(self, new: Tree) -> None:
+        self._scope.new_state(self._scope.read_state(), new)
+
+    def __getitem__(self, which: int | str) -> Bound:
+        layer = self._scope.layer
+        if layer._is_wrapper:
+            return self._inside()[which]
+        name, child = layer._child(which)
+        return Bound(self._scope.child(name, child))
+
+    def _inside(self) -> Bound:
+        """What a wrapper stands for."""
+        name, child = self._scope.layer._entries()[0]
+        return Bound(self._scope.child(name, child))
+
+    def _at(self, index: int) -> Bound:
+        name, child = self._scope.layer._entries()[index]
+        return Bound(self._scope.child(name, child))
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        layer = self._scope.layer
+        found = layer._members().get(name)
+        if isinstance(found, int):
+            return self._at(found)
+        if found is not None:
+            return tuple(map(self._at, found))
+        if hasattr(type(layer), name) or name in layer.__dict__ or name in layer._hyperparameters():
+            return getattr(layer, name)
+        if layer._is_wrapper:
+            return getattr(self._inside(), name)
+        for i, (given, _) in enumerate(layer._entries()):
+            if given == name:
+                return self._at(i)
+        names = {*layer._members(), *layer._hyperparameters(), *(n for n, _ in layer._entries())}
+        raise AttributeError(
+            f"{describe(layer)} has no child or field {name!r}{near(name, names)}; it has "
+            f"{', '.join(sorted(names)) or 'none'}"
+        )
+
+    def __repr__(self) -> str:
+        return f"<{self._scope.place}: {describe(self._scope.layer)}>"
+
+    # For layers that run a child in a transform of JAX's
+
+    def _pure(
+        self, inputs: tuple[Any, ...], kwargs: dict[str, Any], params: Tree, state: Tree, key: Any
+    ) -> tuple[Any, Tree]:
+        """Output and new state as a function of all they depend on; a state that did not change comes back as None."""
+        return self._scope.run_with(inputs, kwargs, params, state, key, None)
+
+    def _state_or_none(self) -> Tree:
+        """The layer's state; None in a pass that was given none."""
+        return None if self._scope.states is None else self.state
+
+    def _put(self, state: Tree) -> None:
+        if state is not None:
+            self.state = state
+
+
+def as_inputs(tree: Tree) -> Tree:
+    """Inputs of a pass: NumPy arrays as JAX arrays, everything else as it is."""
+    return jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, (np.ndarray, np.generic)) else x, tree)
+
+
+def check_first_input(scope: Scope, inputs: tuple[Any, ...]) -> None:
+    """Raises for a leaf whose first input is a Python scalar or a shape: dtype, or all, would be a guess."""
+    if not inputs:
+        return
+    first = inputs[0]
+    if isinstance(first, (bool, int, float, complex)):
+        raise TypeError(
+            f"{scope.place}: {describe(scope.layer)} takes an array first, got the Python {type(first).__name__} "
+            f"{first!r}. "
+            f"Wrap it: jnp.asarray({first!r}, dtype)"
+        )
+    if isinstance(first, tuple) and first and all(type(n) is int for n in first):
+        raise TypeError(
+            f"{scope.place}: {describe(scope.layer)} takes an array first, got the numbers {first!r}. "
+            f"For a shape, write jax.ShapeDtypeStruct({first!r}, jnp.float32)"
+        )
+
+
+def misfit_error(rows: list[tuple[str, str, str, str]], what: str = "params") -> ValueError:
+    """The error that lists how a tree differs from what the net declares for these inputs."""
+    made, noun = ("init(key, *sample)", "parameters") if what == "params" else ("init_state(*sample)", "state")
+    return ValueError(
+        f"the {noun} and the inputs do not belong together in this net:\n{table(rows)}\n"
+        f"Either the inputs have other sizes than the sample that the {noun} were made for, or the {noun} are of "
+        f"another "
+        f"net: make them with {what} = net.{made}"
+    )
+
+
+def unread(rows: list[str], tree: Tree) -> list[tuple[str, str, str, str]]:
+    """Rows for entries that nothing in the net can read."""
+    found: list[tuple[str, str, str, str]] = []
+    for path in rows:
+        here = tree
+        for name in names_of(path):
+            here = here[name]
+        found.append(("unread", path, "nothing", show(specs(here))))
+    return found

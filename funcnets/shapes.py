@@ -1,0 +1,126 @@
+"""Shapes and places: how arrays and paths are spoken of, in code and in messages."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from funcnets.values import Value, created_at
+
+Tree = Any
+"""A pytree of arrays; parameters and states are nested plain dicts."""
+
+
+def is_array(x: object) -> bool:
+    """Whether x has a shape and a dtype: an array, a tracer or a `jax.ShapeDtypeStruct`."""
+    return hasattr(x, "shape") and hasattr(x, "dtype")
+
+
+def spec(x: Any) -> Any:
+    """Shape and dtype of an array, as JAX would hold it; anything else as it is."""
+    if isinstance(x, (np.ndarray, np.generic)):
+        return jax.ShapeDtypeStruct(np.shape(x), jax.dtypes.canonicalize_dtype(x.dtype))
+    return jax.ShapeDtypeStruct(x.shape, x.dtype) if is_array(x) else x
+
+
+def specs(tree: Tree) -> Tree:
+    """`spec` of every leaf."""
+    return jax.tree.map(spec, tree)
+
+
+def show(x: Any) -> str:
+    """`float32[2,20]` for an array, the same in their containers for trees of them, code for the rest."""
+    if is_array(x):
+        return f"{getattr(x.dtype, 'name', x.dtype)}[{','.join(map(str, x.shape))}]"
+    if isinstance(x, dict):
+        return "{" + ", ".join(f"{name!r}: {show(value)}" for name, value in x.items()) + "}"
+    if isinstance(x, (tuple, list)):
+        inside = ", ".join(map(show, x))
+        return f"({inside})" if isinstance(x, tuple) else f"[{inside}]"
+    text = repr(x)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def describe(value: Value) -> str:
+    """A value's code on one line, and where it was built."""
+    text = " ".join(repr(value).split())
+    place = created_at(value)
+    return (text if len(text) <= 100 else f"{text[:97]}...") + (f" (built at {place})" if place else "")
+
+
+def near(name: object, names: Iterable[str]) -> str:
+    """` (did you mean 'hidden'?)` where a name is close to one of these."""
+    close = difflib.get_close_matches(str(name), list(names), 1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+# Paths
+
+
+def join(path: str, name: str) -> str:
+    return f"{path}/{name}" if path and name else path or name
+
+
+def names_of(path: str) -> list[str]:
+    return path.split("/") if path else []
+
+
+def below(path: str, root: str) -> str:
+    """The path relative to a root above it."""
+    return path[len(root) :].lstrip("/") if root else path
+
+
+def nested(flat: Mapping[str, Any]) -> Tree:
+    """{"a/b": x} as {"a": {"b": x}}; {"": x} as x."""
+    tree: dict[str, Any] = {}
+    for path, value in flat.items():
+        names = names_of(path)
+        if not names:
+            return value
+        here = tree
+        for name in names[:-1]:
+            here = here.setdefault(name, {})
+        here[names[-1]] = value
+    return tree
+
+
+def check_name(name: object, where: str) -> None:
+    """Raises unless name can stand in a path."""
+    if not isinstance(name, str) or not name or "/" in name or "." in name:
+        raise ValueError(f"{where or 'the net'}: a name is a non-empty string without '/' and '.', got {name!r}")
+
+
+def differences(declared: Tree, given: Tree, path: str = "") -> list[tuple[str, str, str, str]]:
+    """How a tree of arrays differs from the declared one: (what, path, expected, got) a leaf."""
+    if isinstance(declared, dict) and isinstance(given, dict):
+        rows: list[tuple[str, str, str, str]] = []
+        for name in dict.fromkeys([*declared, *given]):
+            place = join(path, str(name))
+            if name not in given:
+                rows += [("missing", at, show(one), "nothing") for at, one in _leaves(declared[name], place)]
+            elif name not in declared:
+                rows += [("unread", at, "nothing", show(one)) for at, one in _leaves(given[name], place)]
+            else:
+                rows += differences(declared[name], given[name], place)
+        return rows
+    if not isinstance(declared, dict) and getattr(given, "shape", None) == declared.shape:
+        return []
+    return [("reshaped" if is_array(given) else "replaced", path, show(declared), show(given))]
+
+
+def _leaves(tree: Tree, path: str) -> list[tuple[str, Any]]:
+    if not isinstance(tree, dict):
+        return [(path, tree)]
+    return [leaf for name, inner in tree.items() for leaf in _leaves(inner, join(path, str(name)))]
+
+
+def table(rows: list[tuple[str, str, str, str]]) -> str:
+    """Differences as the lines of a message."""
+    width = max(len(path) for _, path, _, _ in rows)
+    return "\n".join(
+        f"  {what:<8}  {path or '(all)':<{width}}  expected {want}, got {got}" for what, path, want, got in rows
+    )

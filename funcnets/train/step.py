@@ -1,0 +1,135 @@
+"""A training step as a pure function of a `TrainState` and a batch.
+
+    optimizer = optax.adamw(1e-3)
+    state = train.create(net, optimizer, jax.random.key(0), images[:1])
+    step = train.make_step(net, loss, optimizer)
+    state, metrics = step(state, batch)
+
+`loss(model, batch)` gets the net bound to its parameters, state and key in training mode, and returns a scalar, or a
+scalar and a dict of metrics. All that a run is stands in the state, so a run that is saved and resumed is the same run.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from funcnets.layer import Layer
+from funcnets.scope import Bound
+from funcnets.shapes import Tree, show
+
+if TYPE_CHECKING:
+    import optax
+
+Loss = Callable[[Bound, Any], Any]
+Measure = Callable[[Bound, Any], dict[str, jax.Array]]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TrainState:
+    """What a training run is at one moment; a pytree.
+
+    Attributes:
+      params: The net's parameters.
+      state: The net's state (running statistics).
+      opt_state: The optimiser's state.
+      step: How many steps were taken, int32[].
+      key: The key that each step folds its number into.
+    """
+
+    params: Tree
+    state: Tree
+    opt_state: Any
+    step: jax.Array
+    key: jax.Array
+
+
+def create(
+    net: Layer, optimizer: optax.GradientTransformation, key: jax.Array, *sample: Any, **kwargs: Any
+) -> TrainState:
+    """A state before the first step.
+
+    Args:
+      net: The net to train.
+      optimizer: An optax optimiser.
+      key: For the initial parameters and for the randomness of all steps.
+      *sample: Inputs of the net, or their specs.
+    """
+    init_key, step_key = jax.random.split(key)
+    params = net.init(init_key, *sample, **kwargs)
+    return TrainState(
+        params, net.init_state(*sample, **kwargs), optimizer.init(params), jnp.zeros((), jnp.int32), step_key
+    )
+
+
+def make_step(
+    net: Layer, loss: Loss, optimizer: optax.GradientTransformation
+) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, Any]]]:
+    """A compiled function (state, batch) → (new state, metrics). It consumes the state it is given: its buffers are
+    reused.
+
+    Args:
+      net: The net to train.
+      loss: `loss(model, batch)` → a scalar, or (scalar, dict of metrics), with the net in training mode.
+      optimizer: The optax optimiser that the state was created with.
+
+    Raises:
+      TypeError: (when first called) a loss that is no floating scalar.
+    """
+
+    def step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Any]]:
+        def objective(params: Tree) -> tuple[jax.Array, tuple[dict[str, Any], Tree]]:
+            model = net.bind(params, state=state.state, key=jax.random.fold_in(state.key, state.step), train=True)
+            result = loss(model, batch)
+            value, metrics = result if isinstance(result, tuple) else (result, {})
+            _check_scalar(value)
+            return value, ({"loss": value, **metrics}, model.state)
+
+        gradients, (metrics, carried) = jax.grad(objective, has_aux=True)(state.params)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = jax.tree.map(lambda p, u: p + u.astype(p.dtype), state.params, updates)
+        return TrainState(params, carried, opt_state, state.step + 1, state.key), metrics
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def _check_scalar(value: Any) -> None:
+    if not hasattr(value, "shape") or value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
+        raise TypeError(
+            f"a loss is one floating number, got {show(value)}: take its mean, and return metrics as (loss, dict)"
+        )
+
+
+def evaluate(net: Layer, measure: Measure, state: TrainState, batches: Iterable[Any]) -> dict[str, float]:
+    """The mean of each metric over all examples, in evaluation mode; batches need not be of one size.
+
+    Args:
+      net: The net.
+      measure: `measure(model, batch)` → a dict of one number an example, float[batch].
+      state: Its parameters and state are used.
+      batches: The data.
+    """
+
+    sums: dict[str, np.ndarray[Any, Any]] = {}
+    for batch in batches:
+        for name, total in _totals(net, measure, state.params, state.state, batch).items():
+            sums[name] = sums.get(name, np.zeros(2)) + np.asarray(total, np.float64)
+    if not sums:
+        raise ValueError("evaluate was given no batches")
+    return {name: float(total / count) for name, (total, count) in sums.items()}
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _totals(net: Layer, measure: Measure, params: Tree, state: Tree, batch: Any) -> dict[str, tuple[jax.Array, int]]:
+    values = measure(net.bind(params, state=state), batch)
+    for name, value in values.items():
+        if value.ndim != 1:
+            raise TypeError(f"measure returns one number an example, a vector, got {show(value)} for {name!r}")
+    return {name: (value.astype(jnp.float32).sum(), value.shape[0]) for name, value in values.items()}

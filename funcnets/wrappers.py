@@ -1,0 +1,207 @@
+"""Layers around a layer: one child, which keeps its name and its parameters' places, so that adding a wrapper changes
+no checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from funcnets.compose import Wrapper
+from funcnets.layer import Layer
+from funcnets.record import Arrays, Kind
+from funcnets.scope import Misfit
+from funcnets.shapes import Tree, join, names_of, near, show
+from funcnets.values import call_code, code
+
+
+class Residual(Wrapper):
+    """y = x + body(x), for a body that keeps the shape of its first input; further inputs go to the body alone.
+
+    Source: He et al. 2015, Deep residual learning.
+    """
+
+    body: Layer | Callable[..., Any]
+
+    def forward(self, m: Any, x: Any, *others: Any, **kwargs: Any) -> Any:
+        y = m.body(x, *others, **kwargs)
+        if y.shape != x.shape:
+            raise ValueError(
+                f"Residual adds its input to the body's output, so they have one shape; {show(x)} became {show(y)}"
+            )
+        return x + y
+
+
+class Remat(Wrapper):
+    """The body, with its activations computed again in the backward pass rather than kept: less memory, more work.
+
+    State and keys go through, and outputs are those of the bare body.
+
+    Args:
+      body: The layer.
+      policy: What to keep all the same, one of `jax.checkpoint_policies`.
+      prevent_cse: As in `jax.checkpoint`; False is safe, and faster, inside Repeat and Scan.
+    """
+
+    body: Layer | Callable[..., Any]
+    policy: Callable[..., Any] | None = None
+    prevent_cse: bool = True
+
+    def outline(self, m: Any, *inputs: Any, **kwargs: Any) -> Any:
+        return m.body(*inputs, **kwargs)
+
+    def forward(self, m: Any, *inputs: Any, **kwargs: Any) -> Any:
+        keys = m._scope.keys
+        admit = None if keys is None else keys.admitted()
+
+        def body(params: Tree, state: Tree) -> tuple[Any, Tree]:
+            return m.body._pure(inputs, kwargs, params, state, None if admit is None else admit())
+
+        checkpointed = jax.checkpoint(body, policy=self.policy, prevent_cse=self.prevent_cse)  # pyright: ignore[reportPrivateImportUsage]
+        y, state = checkpointed(m.body.params, m.body._state_or_none())
+        m.body._put(state)
+        return y
+
+
+class Cast(Wrapper):
+    """The body computed in another precision: its floating inputs and parameters are cast to `dtype` on the way in.
+
+    States (running statistics) keep their dtype. Whole numbers, keys and booleans pass as they are.
+
+    Args:
+      body: The layer.
+      dtype: The dtype to compute in.
+      output: The dtype that floating outputs are cast to; None leaves them.
+      param_dtype: The dtype that the parameters are stored in; None leaves it as declared.
+    """
+
+    body: Layer | Callable[..., Any]
+    dtype: Any
+    output: Any = None
+    param_dtype: Any = None
+
+    def __post_init__(self) -> None:
+        for name in ("dtype", "output", "param_dtype"):
+            held = getattr(self, name)
+            if held is not None:
+                object.__setattr__(self, name, jnp.dtype(held))
+
+    def forward(self, m: Any, *inputs: Any, **kwargs: Any) -> Any:
+        y = m.body(*_cast(inputs, self.dtype), **_cast(kwargs, self.dtype))
+        return y if self.output is None else _cast(y, self.output)
+
+    def _view(self, params: Tree) -> Tree:
+        return _cast(params, self.dtype)
+
+    def _lift(self, kind: Kind, arrays: Arrays) -> Arrays:
+        if self.param_dtype is None or kind == "states":
+            return arrays
+        return {path: one._replace(what=one.what.stored_as(self.param_dtype)) for path, one in arrays.items()}
+
+
+def _cast(tree: Tree, dtype: Any) -> Tree:
+    def one(x: Any) -> Any:
+        return x.astype(dtype) if hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating) else x
+
+    return jax.tree.map(one, tree)
+
+
+class Freeze(Wrapper):
+    """The body with parameters that take no gradient. Gradients with respect to its inputs pass."""
+
+    body: Layer | Callable[..., Any]
+
+    def forward(self, m: Any, *inputs: Any, **kwargs: Any) -> Any:
+        return m.body(*inputs, **kwargs)
+
+    def _view(self, params: Tree) -> Tree:
+        return jax.tree.map(jax.lax.stop_gradient, params)
+
+
+class Tied(Wrapper):
+    """A net in which one parameter is a function of another; see `tie`."""
+
+    body: Layer
+    target: str
+    to: str
+    via: Callable[[Any], Any] | None = None
+
+    def _arguments(self) -> list[str]:
+        via = [] if self.via is None else [f"via={code(self.via)}"]
+        return [code(self.body), code(self.target), f"to={code(self.to)}", *via]
+
+    def __repr__(self) -> str:
+        return call_code("tie", self._arguments())
+
+    def forward(self, m: Any, *inputs: Any, **kwargs: Any) -> Any:
+        return m.body(*inputs, **kwargs)
+
+    def _view(self, params: Tree) -> Tree:
+        source = params
+        for name in names_of(self.to):
+            source = source.get(name) if isinstance(source, dict) else None
+        if source is None:
+            raise Misfit(f"tie: there is no parameter {self.to!r}, which {self.target!r} is tied to")
+        return _insert(params, names_of(self.target), self._through(source))
+
+    def _strangers(self, kind: Kind, tree: Tree, path: str) -> Iterator[str]:
+        yield from super()._strangers(kind, tree, path)
+        if kind == "params" and self.target in leaf_paths(tree):
+            yield join(path, self.target)
+
+    def _through(self, source: Any) -> Any:
+        return source if self.via is None else self.via(source)
+
+    def _lift(self, kind: Kind, arrays: Arrays) -> Arrays:
+        if kind == "states":
+            return arrays
+        for path in (self.target, self.to):
+            if path not in arrays:
+                raise ValueError(
+                    f"tie: the net has no parameter {path!r}{near(path, list(arrays))}; it has {', '.join(arrays)}"
+                )
+        wanted, source = arrays[self.target].shapes, arrays[self.to].shapes
+        got = jax.eval_shape(self._through, source)
+        if got.shape != wanted.shape:
+            raise ValueError(
+                f"tie: {self.target!r} is {show(wanted)}, but {self.to!r}, {show(source)}, "
+                f"{'as it is' if self.via is None else 'via ' + code(self.via)} is {show(got)}; give via= a function "
+                f"between the two"
+            )
+        return {path: one for path, one in arrays.items() if path != self.target}
+
+
+def leaf_paths(tree: Tree, path: str = "") -> Iterator[str]:
+    """The paths of the arrays of nested dicts."""
+    if isinstance(tree, dict):
+        for name, inner in tree.items():
+            yield from leaf_paths(inner, join(path, name))
+    else:
+        yield path
+
+
+def _insert(tree: Tree, names: list[str], value: Any) -> Tree:
+    first, *rest = names
+    return {**tree, first: _insert(tree.get(first, {}), rest, value) if rest else value}
+
+
+def tie(net: Layer, target: str, *, to: str, via: Callable[[Any], Any] | None = None) -> Tied:
+    """A net without the parameter at path `target`, which is computed from the one at path `to` instead.
+
+    There is one array, one gradient (the sum of both uses) and one entry in a checkpoint.
+
+    Args:
+      net: The net.
+      target: The path of the parameter to take out, such as "decoder/head/kernel".
+      to: The path of the parameter that it is tied to.
+      via: A function from that to the target, such as `jnp.transpose`; None for the same array.
+
+    Raises:
+      ValueError: (at init) a path that is not there, or shapes that do not agree.
+
+    Source: Press & Wolf 2017, Using the output embedding to improve language models.
+    """
+    return Tied(net, target, to, via)

@@ -1,0 +1,118 @@
+"""The rules of the house, held by tests: which way imports run, what is public, how it is documented."""
+
+import ast
+import inspect
+import pathlib
+import subprocess
+import sys
+import textwrap
+
+import catalogue
+import pytest
+
+import funcnets as fn
+
+PACKAGE = pathlib.Path(fn.__file__).parent
+
+# From the ground up: a room imports only from rooms named before it.
+FLOORS = [
+    "values", "shapes", "random", "initializers", "record", "scope", "plan", "layer", "leaves", "compose",
+    "combinators", "wrappers", "loops", "layers", "train", "checkpoint",
+]  # fmt: skip
+
+
+def sources():
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def room(path):
+    relative = path.relative_to(PACKAGE)
+    return relative.parts[0].removesuffix(".py")
+
+
+def imports(path, *, also_types=False):
+    tree = ast.parse(path.read_text())
+    skipped = set()
+    if not also_types:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+                skipped |= {id(inner) for inner in ast.walk(node)}
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def test_imports_run_upwards_only():
+    for path in sources():
+        here = room(path)
+        if here == "__init__":
+            continue
+        for name in imports(path):
+            if name == "funcnets" or name.startswith("funcnets."):
+                there = name.split(".")[1]
+                assert there in FLOORS, f"{path.name} imports {name}"
+                assert FLOORS.index(there) <= FLOORS.index(here), f"{path.name} imports {name}, which is above it"
+
+
+def test_every_room_is_on_the_list():
+    assert {room(path) for path in sources()} - {"__init__"} <= set(FLOORS)
+
+
+def test_only_public_jax():
+    for path in sources():
+        for name in imports(path, also_types=True):
+            assert not name.startswith(("jax._src", "jax.core", "jax.interpreters")), f"{path.name} imports {name}"
+        assert "jax.core." not in path.read_text()
+        assert "jax._src" not in path.read_text()
+
+
+def test_no_room_for_odds_and_ends():
+    assert not {path.stem for path in sources()} & {"utils", "util", "common", "misc", "helpers"}
+
+
+def public():
+    return {name: held for name, held in vars(fn).items() if not name.startswith("_") and not inspect.ismodule(held)}
+
+
+def test_every_public_layer_is_in_the_catalogue():
+    rows = {row.name for row in catalogue.ROWS}
+    base = {"Layer", "Composite", "Wrapper"}
+    layers = {name for name, held in public().items() if isinstance(held, type) and issubclass(held, fn.Layer)} - base
+    assert layers <= rows, layers - rows
+
+
+@pytest.mark.parametrize("name", sorted(public()))
+def test_every_public_name_is_documented(name):
+    held = public()[name]
+    doc = inspect.getdoc(held) or ""
+    assert len(doc) > 40, name
+    if isinstance(held, type) and fn.Layer in held.__mro__[1:]:
+        assert inspect.getdoc(held) != inspect.getdoc(held.__mro__[1]), f"{name} has only its base's docstring"
+
+
+def test_the_face_is_a_table_of_contents():
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    for node in tree.body[1:]:
+        assert isinstance(node, ast.ImportFrom | ast.FunctionDef), ast.unparse(node)
+
+
+def run(program):
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_importing_starts_no_backend_and_loads_neither_optax_nor_orbax():
+    run("""
+        import sys, jax
+        import funcnets
+
+        loaded = [name for name in ("optax", "orbax", "orbax.checkpoint", "chex", "tqdm") if name in sys.modules]
+        assert not loaded, loaded
+        jax.config.update("jax_num_cpu_devices", 3)  # raises once a backend is running
+        assert jax.device_count() == 3
+    """)

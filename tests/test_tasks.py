@@ -1,0 +1,346 @@
+"""The jobs that class-based, stateful teaching examples do with mutable modules, done with values and pure
+functions.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from catalogue import floats
+
+import funcnets as fn
+
+KEY = jax.random.key(0)
+X = jnp.asarray(floats(2, 20))
+
+
+def shapes(tree):
+    return jax.tree.map(lambda a: a.shape, tree)
+
+
+# T1: stack layers
+
+
+def test_t1_layers_in_a_row_with_sizes_from_the_data():
+    net = fn.Sequential(fn.Dense(256), jax.nn.relu, fn.Dense(10))
+    params = net.init(KEY, X)
+    assert shapes(params) == {
+        "dense_0": {"kernel": (20, 256), "bias": (256,)},
+        "dense_1": {"kernel": (256, 10), "bias": (10,)},
+    }
+    hidden = jnp.maximum(X @ params["dense_0"]["kernel"] + params["dense_0"]["bias"][None], 0)
+    expected = hidden @ params["dense_1"]["kernel"] + params["dense_1"]["bias"][None]
+    np.testing.assert_allclose(net.apply(params, X), expected, rtol=1e-6)
+
+
+# T2: a module of one's own
+
+
+@fn.compose(hidden=fn.Dense(256), out=fn.Dense(10))
+def mlp(m, x):
+    return m.out(jax.nn.relu(m.hidden(x)))
+
+
+class Mlp(fn.Composite):
+    hidden: fn.Layer = fn.Dense(256)
+    out: fn.Layer = fn.Dense(10)
+
+    def forward(self, m, x):
+        return m.out(jax.nn.relu(m.hidden(x)))
+
+
+def test_t2_a_forward_over_named_children():
+    params = mlp.init(KEY, X)
+    assert set(params) == {"hidden", "out"}
+    assert (mlp.apply(params, X) == Mlp().apply(Mlp().init(KEY, X), X)).all()
+
+
+# T3: Sequential by hand
+
+
+class MySequential(fn.Composite):
+    layers: tuple = ()
+
+    def forward(self, m, x):
+        return functools.reduce(lambda x, layer: layer(x), m.layers, x)
+
+
+def test_t3_sequential_written_by_a_user():
+    mine = MySequential((fn.Dense(256), jax.nn.relu, fn.Dense(10)))
+    ours = fn.Sequential(fn.Dense(256), jax.nn.relu, fn.Dense(10))
+    params = mine.init(KEY, X)
+    assert jax.tree.all(jax.tree.map(jnp.array_equal, params, ours.init(KEY, X)))
+    assert (mine.apply(params, X) == ours.apply(params, X)).all()
+
+
+# T4: arbitrary code in the forward pass
+
+
+@fn.compose(linear=fn.Dense(20), r=fn.Constant(jax.random.uniform(jax.random.key(7), (20, 20))))
+def fixed_hidden(m, x):
+    x = m.linear(x)
+    x = jax.nn.relu(x @ m.r() + 1)
+    x = m.linear(x)
+    x = jax.lax.while_loop(lambda x: jnp.abs(x).sum() > 1, lambda x: x / 2, x)
+    return x.sum()
+
+
+def fixed_hidden_by_hand(params, x, r):
+    kernel, bias = np.asarray(params["linear"]["kernel"]), np.asarray(params["linear"]["bias"])
+    x = np.maximum((x @ kernel + bias) @ r + 1, 0) @ kernel + bias
+    while np.abs(x).sum() > 1:
+        x = x / 2
+    return x.sum()
+
+
+def test_t4_python_and_jax_control_flow_with_a_constant_and_a_reused_layer():
+    params = fixed_hidden.init(KEY, X)
+    assert shapes(params) == {"linear": {"kernel": (20, 20), "bias": (20,)}}
+    r = np.asarray(fixed_hidden.r.value.array)
+    expected = fixed_hidden_by_hand(params, np.asarray(X), r)
+    np.testing.assert_allclose(fixed_hidden.apply(params, X), expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(jax.jit(fixed_hidden.apply)(params, X), expected, rtol=1e-4, atol=1e-6)
+    assert fixed_hidden.init(KEY, jax.ShapeDtypeStruct((2, 20), jnp.float32)).keys() == {"linear"}
+
+
+# T5: differentiate that loop
+
+
+@fn.compose(linear=fn.Dense(20))
+def halving(m, x):
+    return fn.bounded_while(lambda x: jnp.abs(x).sum() > 1, lambda x: x / 2, m.linear(x), 16).sum()
+
+
+def test_t5_a_bounded_loop_is_differentiable_and_equals_the_unrolled_one():
+    params = halving.init(KEY, X)
+
+    def unrolled(params):
+        x = X @ params["linear"]["kernel"] + params["linear"]["bias"][None]
+        while float(jnp.abs(jax.lax.stop_gradient(x)).sum()) > 1:
+            x = x / 2
+        return x.sum()
+
+    np.testing.assert_allclose(halving.apply(params, X), unrolled(params), rtol=1e-5)
+    by_hand = jax.vjp(lambda p: X @ p["linear"]["kernel"] + p["linear"]["bias"][None], params)
+    steps = int(np.ceil(np.log2(float(jnp.abs(by_hand[0]).sum()))))
+    (expected,) = by_hand[1](jnp.full((2, 20), 0.5**steps))
+    for gradient in (jax.grad(halving.apply)(params, X), jax.jit(jax.grad(halving.apply))(params, X)):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), gradient, expected)
+
+
+def test_t5_a_bounded_loop_stops_at_its_bound():
+    assert float(fn.bounded_while(lambda x: x > 1, lambda x: x / 2, jnp.float32(1024), 3)) == 128
+    assert float(fn.bounded_while(lambda x: x > 1, lambda x: x / 2, jnp.float32(1024), 30)) == 1
+
+
+# T6: nest and mix
+
+
+def test_t6_a_chimera_has_one_nested_tree():
+    nested = fn.Sequential(fn.Dense(64), jax.nn.relu, fn.Dense(32), jax.nn.relu, fn.Dense(20))
+    chimera = fn.Sequential(("nest", nested), fn.Dense(20), fixed_hidden)
+    params = chimera.init(KEY, X)
+    assert set(params) == {"nest", "dense_0", "fixed_hidden_0"}
+    assert set(params["nest"]) == {"dense_0", "dense_1", "dense_2"}
+    assert jax.jit(chimera.apply)(params, X).shape == ()
+    assert chimera["nest"][0] == chimera.at("nest/dense_0") == fn.Dense(64)
+    assert chimera[2].linear == fn.Dense(20)
+
+
+# T10: collect from nested blocks
+
+
+def make_block():
+    return fn.Sequential(fn.Dense(8), jax.nn.relu, fn.Dense(4), jax.nn.relu)
+
+
+def test_t10_a_factory_gives_equal_values_and_each_place_its_own_weights():
+    assert make_block() == make_block()
+    blocks = fn.Sequential(*((f"block {i}", make_block()) for i in range(4)))
+    net = fn.Sequential(("blocks", blocks), fn.Dense(1))
+    params = net.init(KEY, X)
+    assert list(params["blocks"]) == ["block 0", "block 1", "block 2", "block 3"]
+    kernels = [np.asarray(params["blocks"][f"block {i}"]["dense_1"]["kernel"]) for i in range(4)]
+    assert len({kernel.tobytes() for kernel in kernels}) == 4
+
+
+# T11: tie parameters
+
+
+def test_t11_a_name_used_twice_is_one_layer_and_gradients_add():
+    net = fn.Sequential(("shared", fn.Dense(20)), jnp.tanh, ("shared", fn.Dense(20)), fn.Dense(1))
+    params = net.init(KEY, X)
+    assert set(params) == {"shared", "dense_0"}
+
+    def twice(first, second, head):
+        hidden = jnp.tanh(X @ first["kernel"] + first["bias"][None]) @ second["kernel"] + second["bias"][None]
+        return (hidden @ head["kernel"] + head["bias"][None]).sum()
+
+    one, two = jax.grad(twice, (0, 1))(params["shared"], params["shared"], params["dense_0"])
+    gradient = jax.grad(lambda p: net.apply(p, X).sum())(params)["shared"]
+    jax.tree.map(lambda g, a, b: np.testing.assert_allclose(g, a + b, rtol=1e-5), gradient, one, two)
+
+
+def test_t11_an_embedding_and_its_transposed_output_head():
+    ids = jnp.array([[1, 2, 3]])
+    net = fn.Sequential(("embed", fn.Embedding(7, 4)), jnp.tanh, ("embed", fn.Unembed()))
+    params = net.init(KEY, ids)
+    assert shapes(params) == {"embed": {"table": (7, 4)}}
+    table = params["embed"]["table"]
+    np.testing.assert_allclose(net.apply(params, ids), jnp.tanh(table[ids]) @ table.T, rtol=1e-5)
+
+
+@fn.compose(encoder=fn.Sequential(fn.Dense(5), jnp.tanh), decoder=fn.Dense(20))
+def autoencoder(m, x):
+    return m.decoder(m.encoder(x))
+
+
+def test_t11_across_scopes_with_a_transpose():
+    tied = fn.tie(autoencoder, "decoder/kernel", to="encoder/dense_0/kernel", via=jnp.transpose)
+    params = tied.init(KEY, X)
+    assert shapes(params) == {"encoder": {"dense_0": {"kernel": (20, 5), "bias": (5,)}}, "decoder": {"bias": (20,)}}
+
+    def by_hand(p):
+        first = p["encoder"]["dense_0"]
+        return (
+            jnp.tanh(X @ first["kernel"] + first["bias"][None]) @ first["kernel"].T + p["decoder"]["bias"][None]
+        ).sum()
+
+    np.testing.assert_allclose(tied.apply(params, X).sum(), by_hand(params), rtol=1e-5)
+    gradients = jax.grad(lambda p: tied.apply(p, X).sum())(params), jax.grad(by_hand)(params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *gradients)
+
+
+# T16: deferred initialisation
+
+
+def test_t16_another_input_width_needs_no_change_of_code():
+    net = fn.Sequential(fn.Dense(4), jax.nn.relu, fn.Dense(2))
+    for width in (3, 30):
+        sample = jax.ShapeDtypeStruct((1, width), jnp.float32)
+        assert net.init(KEY, sample)["dense_0"]["kernel"].shape == (width, 4)
+    with pytest.raises(TypeError, match=r"net\.init\(key, \*sample\)"):
+        net.apply(None, X)
+    with pytest.raises(TypeError, match="params is a function"):
+        net.apply(net.init, X)
+
+
+# T17: a layer without parameters
+
+
+def centred(x):
+    return x - x.mean()
+
+
+def test_t17_any_function_is_a_layer():
+    net = fn.Sequential(fn.Dense(8), centred)
+    params = net.init(KEY, X)
+    assert set(params) == {"dense_0"}
+    assert abs(float(net.apply(params, X).mean())) < 1e-6
+
+
+# T18: a layer with parameters
+
+
+def my_init(key, x):
+    return {"weight": jax.random.normal(key, (x.shape[-1], 3)), "bias": jnp.zeros(3)}
+
+
+def my_apply(params, x):
+    return jax.nn.relu(x @ params["weight"] + params["bias"][None])
+
+
+def test_t18_an_init_and_apply_pair():
+    net = fn.Sequential(fn.pair(my_init, my_apply), fn.pair(my_init, my_apply))
+    params = net.init(KEY, X)
+    assert shapes(params) == {
+        "my_apply_0": {"weight": (20, 3), "bias": (3,)},
+        "my_apply_1": {"weight": (3, 3), "bias": (3,)},
+    }
+    assert net.apply(params, X).shape == (2, 3)
+
+
+# T19, T20: in parallel, and many from a factory
+
+
+def test_t19_parallel_concatenates():
+    net = fn.Parallel(("left", fn.Dense(3)), ("right", fn.Dense(4)))
+    params = net.init(KEY, X)
+    y = net.apply(params, X)
+    assert y.shape == (2, 7)
+    left = X @ params["left"]["kernel"] + params["left"]["bias"][None]
+    np.testing.assert_allclose(y[:, :3], left, rtol=1e-6)
+
+
+def test_t20_many_instances_in_a_row_side_by_side_and_as_an_ensemble():
+    row = fn.Sequential(*(make_block() for _ in range(3)))
+    assert len(row.init(KEY, X)) == 3
+    side = fn.Parallel(*(make_block() for _ in range(3)))
+    assert side.apply(side.init(KEY, X), X).shape == (2, 12)
+    stacked = fn.Parallel(*(make_block() for _ in range(3)), merge="stack")
+    assert stacked.apply(stacked.init(KEY, X), X).shape == (3, 2, 4)
+    ensemble = fn.Ensemble(make_block(), 3)
+    params = ensemble.init(KEY, X)
+    outputs = ensemble.apply(params, X)
+    assert outputs.shape == (3, 2, 4)
+    for i in range(3):
+        alone = make_block().apply(jax.tree.map(lambda a, i=i: a[i], params), X)
+        np.testing.assert_allclose(outputs[i], alone, rtol=1e-5, atol=1e-6)
+
+
+# T21: the list pitfall
+
+
+def test_t21_layers_in_a_list_cannot_be_lost():
+    net = MySequential([fn.Dense(8), fn.Dense(4)])  # a list becomes a tuple, and a tuple of layers is children
+    assert set(net.init(KEY, X)) == {"dense_0", "dense_1"}
+    with pytest.raises(TypeError, match=r"Sequential\(\*layers\)"):
+        fn.Sequential([fn.Dense(8), fn.Dense(4)])
+    with pytest.raises(TypeError, match="would be lost"):
+        MySequential([[fn.Dense(8)], fn.Dense(4)])
+
+
+# T33: dynamic depth
+
+
+@fn.compose(first=fn.Dense(16), middle=fn.Dense(16), last=fn.Dense(1))
+def dynamic(m, x, depth):
+    x = jax.nn.relu(m.first(x))
+    if isinstance(depth, int):
+        for _ in range(depth):
+            x = jax.nn.relu(m.middle(x))
+    else:
+        x = jax.lax.fori_loop(0, depth, lambda _, x: jax.nn.relu(m.middle(x)), x)
+    return m.last(x)
+
+
+def test_t33_dynamic_depth_by_a_python_loop_and_by_fori_loop():
+    params = dynamic.init(KEY, X, jax.ShapeDtypeStruct((), jnp.int32))
+    assert set(params) == {"first", "middle", "last"}
+    assert set(dynamic.init(KEY, X, 2)) == {"first", "middle", "last"}
+    for depth in range(4):
+        traced = jax.jit(dynamic.apply)(params, X, jnp.int32(depth))
+        np.testing.assert_allclose(dynamic.apply(params, X, depth), traced, rtol=1e-5, atol=1e-6)
+
+
+def test_t33_dynamic_depth_trains_by_momentum():
+    x = floats(64, 5)
+    y = np.sin(x.sum(-1, keepdims=True))
+    params = dynamic.init(KEY, x, 1)
+    optimizer = optax.sgd(1e-2, momentum=0.9)
+    opt_state = optimizer.init(params)
+
+    @functools.partial(jax.jit, static_argnums=2)
+    def step(params, opt_state, depth):
+        loss, gradients = jax.value_and_grad(lambda p: jnp.mean((dynamic.apply(p, x, depth) - y) ** 2))(params)
+        updates, opt_state = optimizer.update(gradients, opt_state)
+        return optax.apply_updates(params, updates), opt_state, loss
+
+    losses = []
+    for depth in np.random.default_rng(0).integers(0, 4, 200):
+        params, opt_state, loss = step(params, opt_state, int(depth))
+        losses.append(float(loss))
+    assert np.mean(losses[-20:]) < 0.5 * losses[0]

@@ -100,7 +100,7 @@ def main():
     train, test = read_data()
     print(net.plan(train["image"][:1]))
     data = fn.train.batches(train, 64, jax.random.key(1))
-    optimizer = optax.adamw(optax.exponential_decay(2e-3, 200, 0.8), weight_decay=1e-3)
+    optimizer = optax.adamw(optax.exponential_decay(2e-3, 200, 0.5), weight_decay=1e-3)
     step = fn.train.make_step(net, loss, optimizer)
 
     empty = np.full(MOST_EPOCHS, np.nan, np.float32)

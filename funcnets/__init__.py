@@ -9,6 +9,7 @@ y = net.apply(params, x)                    # a pure function: jit, grad and vma
 
 from funcnets import initializers as initializers
 from funcnets import train as train
+from funcnets.checkpoint import Checkpoints as Checkpoints
 from funcnets.combinators import Each as Each
 from funcnets.combinators import Ensemble as Ensemble
 from funcnets.combinators import Parallel as Parallel

@@ -355,7 +355,7 @@ class _Function:
         return hash((type(self), self.net))
 
     def __repr__(self) -> str:
-        return f"{self.net!r}.{self.__name__}"
+        return f"<{self.__name__} of {self.net._auto_name()}>"  # short: JAX asks for it at each trace
 
     def __reduce__(self) -> tuple[Any, ...]:
         return getattr, (self.net, self.__name__)

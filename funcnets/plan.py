@@ -124,15 +124,8 @@ class Planning(Scope):
             if self.layer._entries():
                 self.recorder.close_span(start, self.path, self.layer)
         except Exception as error:
-            mode = "training" if self.train else "evaluation"
-            note = ", while shapes are planned for the training mode" if self.train else ", while shapes are planned"
-            explain(
-                error,
-                self,
-                inputs,
-                kwargs,
-                note + ("; an input that was not given is None" if mode == "training" else ""),
-            )
+            training = " for training, where an input that the sample lacks has its default" if self.train else ""
+            explain(error, self, inputs, kwargs, f", while shapes are planned{training}")
             raise
         self.recorder.calls.append(Call(self.path, self.layer, specs((*inputs, *kwargs.values())), specs(output)))
         return output

@@ -25,7 +25,8 @@ import functools
 import hashlib
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import operator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -236,8 +237,12 @@ class Request(NamedTuple):
     make: Callable[[jax.Array], Any] | None = None
 
     @property
+    def way(self) -> tuple[int | None, ...]:
+        return tuple(n for _, n in self.steps)
+
+    @property
     def copies(self) -> tuple[int, ...]:
-        return tuple(n for _, n in self.steps if n is not None)
+        return tuple(n for n in self.way if n is not None)
 
 
 def draw(key: Any, requests: Sequence[Request]) -> list[Any]:
@@ -257,23 +262,30 @@ def draw(key: Any, requests: Sequence[Request]) -> list[Any]:
         return []
     key = as_key(key)
     traced, words = _read(key)
-    place = None if words is None or not key.committed else key.sharding
+    put = functools.partial(jax.device_put, device=key.sharding if words is not None and key.committed else None)
     drawn: dict[int, Any] = {}
-    windowed: dict[int, Recipe] = {}
+    recipes: dict[int, Recipe] = {}
+    values: list[int] = []
     others: list[int] = []
     for i, request in enumerate(requests):
         recipe = _recipe(request)
         shape = (*request.copies, *request.shape)
         if recipe is not None and (recipe.standard is None or 0 in shape):
-            full = jnp.full(shape, recipe.factor) if words is None else np.full(shape, recipe.factor)
-            drawn[i] = full if words is None else jax.device_put(full, place, may_alias=False)
+            drawn[i] = jnp.full(shape, recipe.factor) if words is None else put(np.full(shape, recipe.factor))
         elif recipe is not None and words is not None and recipe.factor.dtype.kind != "c":
-            windowed[i] = recipe
+            recipes[i] = recipe
         else:
-            others.append(i)
+            (values if traced and isinstance(request.init, Value) else others).append(i)
     if words is not None:
-        drawn |= _draw_windowed(words, requests, windowed, place)
-    drawn |= _draw_others(key, requests, others, traced)
+        keys: dict[int, np.ndarray] = {}
+        for group in _grouped(recipes, lambda i: requests[i].way):
+            keys |= zip(group, _derive(words, [requests[i] for i in group], _fold_numpy, np.arange), strict=True)
+        for group in _grouped(recipes, lambda i: (recipes[i].standard, recipes[i].factor.dtype)):
+            wanted = [(keys[i], recipes[i].factor, requests[i].shape) for i in group]
+            drawn |= zip(group, _cut(recipes[group[0]].standard, wanted, put), strict=False)
+    if values:
+        drawn |= zip(values, _draw_values(key, tuple(requests[i] for i in values)), strict=True)
+    drawn |= zip(others, _draw_others(key, [requests[i] for i in others], traced), strict=True)
     return [drawn[i] for i in range(len(requests))]
 
 
@@ -281,12 +293,11 @@ def _read(key: jax.Array) -> tuple[bool, np.ndarray | None]:
     """Whether JAX traces, and the key's words as one uint64 if windows can be cut here: a threefry key on one CPU."""
     try:
         devices = key.devices()
-        data = np.asarray(jax.random.key_data(key))
+        data = np.asarray(jax.random.key_data(key)).astype(np.uint64)
     except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError):
         return True, None
     if len(devices) > 1 or next(iter(devices)).platform != "cpu" or not _has_stream(key):
         return False, None
-    data = data.astype(np.uint64)
     return False, data[:1] << 32 | data[1:]
 
 
@@ -297,8 +308,15 @@ def _recipe(request: Request) -> Recipe | None:
         return request.init.recipe(request.shape, request.dtype)
 
 
+def _grouped(indices: Iterable[int], mark: Callable[[int], Hashable]) -> list[list[int]]:
+    groups: dict[Hashable, list[int]] = {}
+    for i in indices:
+        groups.setdefault(mark(i), []).append(i)
+    return list(groups.values())
+
+
 def _derive(key: Any, requests: Sequence[Request], fold: Callable[..., Any], arange: Callable[..., Any]) -> Any:
-    """The keys of requests with equal copies, as an array (requests, *copies)."""
+    """The keys of requests that go the same way, as an array (requests, *copies)."""
     for step in zip(*(request.steps for request in requests), strict=True):
         words = (word.reshape(-1, *[1] * (key.ndim - 1)) for word in _hashes([path for path, _ in step]))
         key = fold(key, *words)
@@ -309,71 +327,47 @@ def _derive(key: Any, requests: Sequence[Request], fold: Callable[..., Any], ara
     return key
 
 
-def _by_copies(requests: Sequence[Request], indices: Iterable[int]) -> Iterable[list[int]]:
-    """The indices of requests that go the same way: as many steps, with the same copies."""
-    groups: dict[tuple[int | None, ...], list[int]] = {}
-    for i in indices:
-        groups.setdefault(tuple(n for _, n in requests[i].steps), []).append(i)
-    return groups.values()
-
-
-def _draw_windowed(
-    words: np.ndarray, requests: Sequence[Request], recipes: dict[int, Recipe], place: Any
-) -> dict[int, jax.Array]:
-    keys: dict[int, np.ndarray] = {}
-    for group in _by_copies(requests, recipes):
-        keys |= zip(group, _derive(words, [requests[i] for i in group], _fold_numpy, np.arange), strict=True)
-    kinds: dict[tuple[Standard | None, Any], list[int]] = {}
-    for i, recipe in recipes.items():
-        kinds.setdefault((recipe.standard, recipe.factor.dtype), []).append(i)
-    drawn: dict[int, jax.Array] = {}
-    for (standard, _), group in kinds.items():
-        per_key = {i: -(-math.prod(requests[i].shape) // _WIDTH) for i in group}  # windows
-        rows = _rows(standard, [(keys[i], recipes[i].factor, per_key[i]) for i in group], place)
-        for i in group:
-            shape, copies = requests[i].shape, keys[i].size
-            flat = np.concatenate(list(itertools.islice(rows, copies * per_key[i]))).reshape(copies, -1)
-            array = flat[:, : math.prod(shape)].reshape((*keys[i].shape, *shape))
-            drawn[i] = jax.device_put(array, place, may_alias=False)
-    return drawn
-
-
-def _rows(standard: Any, arrays: list[tuple[np.ndarray, Any, int]], place: Any) -> Iterator[np.ndarray]:
-    """The windows of arrays, one after another."""
-    keys = np.concatenate([np.repeat(key.ravel(), n) for key, _, n in arrays])
-    starts = np.concatenate([np.tile(np.arange(n, dtype=np.uint64) * _WIDTH, key.size) for key, _, n in arrays])
-    factors = np.concatenate([np.full(key.size * n, factor) for key, factor, n in arrays])
+def _cut(standard: Any, wanted: list[tuple[Any, Any, tuple[int, ...]]], put: Callable[[Any], Any]) -> Iterator[Any]:
+    """For each (keys, factor, shape) wanted, the arrays of these keys, stacked."""
+    windows = [-(-math.prod(shape) // _WIDTH) for _, _, shape in wanted]
+    each = list(zip(wanted, windows, strict=True))
+    keys = np.concatenate([np.repeat(key.ravel(), n) for (key, _, _), n in each])
+    starts = np.concatenate([np.tile(np.arange(n, dtype=np.uint64) * _WIDTH, key.size) for (key, _, _), n in each])
+    factors = np.concatenate([np.full(key.size * n, factor) for (key, factor, _), n in each])
     streams = np.stack([keys >> 32, keys, starts >> 32, starts], axis=1).astype(np.uint32)
     padding = -len(streams) % _ROWS
     streams, factors = np.pad(streams, ((0, padding), (0, 0))), np.pad(factors, (0, padding))
-    for at in range(0, len(streams), _ROWS):
-        block = jax.device_put((streams[at : at + _ROWS], factors[at : at + _ROWS]), place)
-        yield from np.asarray(_windows(*block, standard))
+    blocks = (put((streams[at : at + _ROWS], factors[at : at + _ROWS])) for at in range(0, len(streams), _ROWS))
+    rows = itertools.chain.from_iterable(np.asarray(_windows(*block, standard)) for block in blocks)
+    for (key, _, shape), n in each:
+        flat = np.concatenate(list(itertools.islice(rows, key.size * n))).reshape(key.size, -1)
+        yield put(flat[:, : math.prod(shape)].reshape((*key.shape, *shape)), may_alias=False)
 
 
-def _draw_others(key: jax.Array, requests: Sequence[Request], indices: list[int], traced: bool) -> dict[int, Any]:
+def _draw_others(key: jax.Array, requests: Sequence[Request], traced: bool) -> list[Any]:
     drawn: dict[int, Any] = {}
-    for group in _by_copies(requests, indices):
-        equals: dict[Any, list[int]] = {}
-        for i in group:
-            one = requests[i]
-            equals.setdefault(i if one.make else (one.init, one.shape, one.dtype), []).append(i)
-        ordered = [i for equal in equals.values() for i in equal]
-        # As bare words, of which JAX does not ask that each be used once, and as a whole.
-        words = jax.random.key_data(_derive(key, [requests[i] for i in ordered], _fold, jnp.arange))
-        for equal in equals.values():
+    for group in _grouped(range(len(requests)), lambda i: requests[i].way):
+        equals = _grouped(group, lambda i: i if requests[i].make else requests[i][1:])
+        ordered = [requests[i] for equal in equals for i in equal]
+        # From here on as bare words: JAX would have each key used once, and as a whole.
+        words = jax.random.key_data(_derive(key, ordered, _fold, jnp.arange))
+        for equal in equals:
             mine, words = words[: len(equal)], words[len(equal) :]
             make = _maker(requests[equal[0]], jax.random.key_impl(key))
             for _ in requests[equal[0]].copies:
-                # rbg keys give other numbers under vmap
+                # Under vmap, rbg keys would give other numbers.
                 make = jax.vmap(make) if _has_stream(key) else functools.partial(lax.map, make)
             if traced and len(equal) > 1:
                 # A loop keeps the program small, and XLA from drawing the whole again for each slice.
                 stacked = lax.map(make, mine)
-                drawn |= {i: jax.tree.map(lambda leaf: leaf[j], stacked) for j, i in enumerate(equal)}  # noqa: B023
+                drawn |= {i: jax.tree.map(operator.itemgetter(j), stacked) for j, i in enumerate(equal)}
             else:
                 drawn |= {i: make(mine[j]) for j, i in enumerate(equal)}
-    return drawn
+    return [drawn[i] for i in range(len(requests))]
+
+
+# Compiled as one under a vmap outside of jit, too, and traced once for equal nets.
+_draw_values = jax.jit(functools.partial(_draw_others, traced=True), static_argnums=1)
 
 
 def _maker(request: Request, impl: Any) -> Callable[[jax.Array], Any]:
@@ -382,10 +376,9 @@ def _maker(request: Request, impl: Any) -> Callable[[jax.Array], Any]:
     def make(words: jax.Array) -> Any:
         key = jax.random.wrap_key_data(words, impl=impl)
         with _noting(request):
-            if request.make is not None:
-                return request.make(key)
             if request.init is None:
-                raise TypeError("a request takes init, or make; it has neither")
+                assert request.make is not None
+                return request.make(key)
             array = request.init(key, request.shape, request.dtype)
             if getattr(array, "shape", None) != request.shape or array.dtype != request.dtype:
                 got = f"{array.dtype}{list(array.shape)}" if hasattr(array, "dtype") else type(array).__name__

@@ -239,8 +239,8 @@ class Scope:
         """The parameters of a leaf that declares these (nothing: whatever stands under its name)."""
         if declared == {}:
             return {} if self.params is ABSENT else self.params
-        shapes = shapes_of(declared)
-        if differences(shapes, self.params):
+        if not _fits(declared, self.params):
+            shapes = shapes_of(declared)
             raise Misfit(
                 f"{self.place}: {describe(self.layer)} takes parameters {show(shapes)} for these inputs, but there "
                 f"{'is nothing' if self.params is ABSENT else f'are {show(self.params)}'}"
@@ -306,6 +306,14 @@ def given_keys(key: Any, layer: Layer, root: str) -> Keys:
 def shapes_of(declared: Tree) -> Tree:
     """The specs of declared arrays."""
     return {name: shapes_of(one) for name, one in declared.items()} if isinstance(declared, dict) else declared.shapes
+
+
+def _fits(declared: Tree, given: Tree) -> bool:
+    if isinstance(declared, dict):
+        same_names = isinstance(given, dict) and given.keys() == declared.keys()
+        return same_names and all(_fits(one, given[name]) for name, one in declared.items())
+    shape = getattr(declared, "shape", None)  # a Param's, without making its spec: this runs at each call of a layer
+    return getattr(given, "shape", None) == shape if shape is not None else not differences(declared.shapes, given)
 
 
 def explain(error: Exception, scope: Scope, inputs: tuple[Any, ...], kwargs: dict[str, Any], during: str = "") -> None:

@@ -27,7 +27,7 @@ import pickle
 import sys
 from collections.abc import Callable, Mapping
 from types import ModuleType
-from typing import Any, ClassVar, NamedTuple, NoReturn, Self, cast, dataclass_transform
+from typing import Any, ClassVar, NamedTuple, Self, cast, dataclass_transform
 
 import jax
 import numpy as np
@@ -55,11 +55,7 @@ class Value:
         if validate is not None:
             cls.__post_init__ = _normalise_then(validate)
         adds_fields = any("ClassVar" not in str(kind) for kind in inspect.get_annotations(cls).values())
-        dataclasses.dataclass(frozen=True, eq=False, repr=False, init=adds_fields and "__init__" not in cls.__dict__)(
-            cls
-        )
-        cls.__setattr__ = Value._refuse
-        cls.__delattr__ = Value._refuse
+        dataclasses.dataclass(eq=False, repr=False, init=adds_fields and "__init__" not in cls.__dict__)(cls)
         jax.tree_util.register_static(cls)
 
     def __post_init__(self) -> None:
@@ -77,7 +73,13 @@ class Value:
     def _settled(self) -> None:
         """Called once the fields have their form; a kind of value that derives something from them does it here."""
 
-    def _refuse(self, name: str, *_: object) -> NoReturn:
+    def __setattr__(self, name: str, value: Any) -> None:
+        # While it is built; frozen dataclasses do without, at the cost of two more generated functions a class.
+        if "_created" in self.__dict__:
+            self.__delattr__(name)
+        object.__setattr__(self, name, value)
+
+    def __delattr__(self, name: str) -> None:
         raise AttributeError(
             f"{type(self).__name__}.{name} cannot be set: values never change. "
             f"Make a new one: dataclasses.replace(value, {name}=...)"
@@ -85,7 +87,12 @@ class Value:
 
     def _key(self) -> tuple[Any, ...]:
         """What this value is compared by."""
-        return tuple(comparable(getattr(self, field.name)) for field in fields_of(type(self)))
+        try:
+            return self.__dict__["_compared"]
+        except KeyError:
+            key = tuple(comparable(getattr(self, field.name)) for field in fields_of(type(self)))
+            object.__setattr__(self, "_compared", key)
+            return key
 
     def __eq__(self, other: object) -> bool:
         if self is other:

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from catalogue import floats
-from funcnets.random import copy_keys, path_key, run_key
 
 import funcnets as fn
+from funcnets.random import copy_keys, path_key, run_key
 
 KEY = jax.random.key(0)
 RUN = jax.random.key(1)

@@ -9,7 +9,7 @@ from funcnets.initializers import LecunNormal, Zeros
 from funcnets.layer import Layer
 from funcnets.layers.fields import check_flag, check_whole
 from funcnets.layers.inputs import check_floats
-from funcnets.layers.promotion import per_channel
+from funcnets.layers.promotion import in_dtype_of, per_channel
 from funcnets.layers.windows import (
     BATCH_SPATIAL_CHANNELS,
     Padding,
@@ -129,7 +129,7 @@ class Conv(Layer):
             x, pairs = self._filled(x, pairs), ((0, 0),) * axes
         y = jax.lax.conv_general_dilated(
             x,
-            p["kernel"].astype(x.dtype),
+            in_dtype_of(x, p["kernel"]),
             strides,
             pairs,
             rhs_dilation=dilation,

@@ -8,7 +8,7 @@ from funcnets.initializers import LecunNormal, Zeros
 from funcnets.layer import Layer
 from funcnets.layers.fields import check_flag, check_whole
 from funcnets.layers.inputs import check_floats
-from funcnets.layers.promotion import per_channel
+from funcnets.layers.promotion import in_dtype_of, per_channel
 from funcnets.leaves import Initializer, Param
 
 
@@ -56,5 +56,5 @@ class Dense(Layer):
         return {"kernel": kernel} | ({"bias": Param((self.features,), self.bias_init)} if self.use_bias else {})
 
     def forward(self, p: dict[str, jax.Array], x: jax.Array) -> jax.Array:
-        y = x @ p["kernel"].astype(x.dtype)
+        y = x @ in_dtype_of(x, p["kernel"])
         return y + per_channel(p["bias"], y) if self.use_bias else y

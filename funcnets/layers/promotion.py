@@ -6,9 +6,14 @@ import jax
 import jax.numpy as jnp
 
 
+def in_dtype_of(x: jax.Array, array: jax.Array) -> jax.Array:
+    """An array in the dtype of x, as it is where it has it: a cast that casts nothing takes its time in a trace."""
+    return array if array.dtype == x.dtype else array.astype(x.dtype)
+
+
 def per_channel(array: jax.Array, x: jax.Array) -> jax.Array:
     """An array (channels,) as arithmetic with x (..., channels) takes it: in x's rank and dtype."""
-    return jnp.expand_dims(array.astype(x.dtype), tuple(range(x.ndim - 1)))
+    return jax.lax.expand_dims(in_dtype_of(x, array), tuple(range(x.ndim - 1)))
 
 
 def at_least_float32(x: jax.Array) -> jax.Array:

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcnets.layer import Layer
+from funcnets.random import run_key
 from funcnets.scope import Bound
 from funcnets.shapes import Tree, show
 
@@ -59,14 +60,11 @@ def create(
     Args:
       net: The net to train.
       optimizer: An optax optimiser.
-      key: For the initial parameters and for the randomness of all steps.
+      key: For the initial parameters, `net.init(key, *sample)`, and for the randomness of all steps.
       *sample: Inputs of the net, or their specs.
     """
-    init_key, step_key = jax.random.split(key)
-    params = net.init(init_key, *sample, **kwargs)
-    return TrainState(
-        params, net.init_state(*sample, **kwargs), optimizer.init(params), jnp.zeros((), jnp.int32), step_key
-    )
+    params, state = net.init(key, *sample, **kwargs), net.init_state(*sample, **kwargs)
+    return TrainState(params, state, optimizer.init(params), jnp.zeros((), jnp.int32), run_key(key))
 
 
 def make_step(

@@ -1,0 +1,616 @@
+"""Checkpoints: what is saved comes back, nothing is lost silently, nothing is adapted silently."""
+
+import asyncio
+import collections
+import contextlib
+import dataclasses
+import doctest
+import os
+import pathlib
+import resource
+import subprocess
+import sys
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+import funcnets.checkpoint
+from funcnets.checkpoint import Checkpoints
+
+Moments = collections.namedtuple("Moments", "mean var")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class State:
+    params: object
+    opt_state: object
+    key: jax.Array
+    step: jax.Array
+
+
+def spec(leaf):
+    if not isinstance(leaf, jax.Array):
+        return leaf
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, weak_type=getattr(leaf, "weak_type", False))
+
+
+def bits(leaf):
+    return np.asarray(jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf).tobytes()
+
+
+def assert_same(found, expected):
+    """The same structure, and leaf by leaf the same type, dtype, shape and bits."""
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert type(one) is type(other)
+        if isinstance(other, bool | int | float | complex) and not isinstance(other, np.generic):
+            assert repr(one) == repr(other)
+            continue
+        assert (one.shape, one.dtype, bits(one)) == (other.shape, other.dtype, bits(other))
+        assert getattr(one, "weak_type", None) == getattr(other, "weak_type", None)
+
+
+def train_state():
+    params = {"dense": {"kernel": jnp.arange(6.0).reshape(2, 3), "bias": jnp.ones(3)}}
+    optimizer = optax.chain(optax.clip(1.0), optax.adam(optax.linear_schedule(1e-3, 0.0, 10)))
+    return State(params, optimizer.init(params), jax.random.key(3), jnp.asarray(4, jnp.int32))
+
+
+TREES = {
+    "low_precision": lambda: {
+        name: jnp.asarray([0.5, -0.0, 3.0], name)
+        for name in ("bfloat16", "float16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3b11fnuz")
+    },
+    "integers": lambda: {
+        name: jnp.asarray([1, 0, 5], name) for name in ("int4", "int8", "uint8", "int32", "uint32", "bool")
+    },
+    "complex": lambda: jnp.asarray([1 + 2j], "complex64"),
+    "not_numbers": lambda: jnp.asarray([jnp.nan, -jnp.nan, jnp.inf, -0.0, 1e-45]),
+    "scalar_arrays": lambda: (jnp.float32(2), jnp.asarray(3, "int8"), jnp.asarray(True), jnp.bfloat16(1.5)),
+    "weak_types": lambda: {"step": jnp.asarray(3), "decay": jnp.full((2, 3), 0.1), "strong": jnp.float32(0.1)},
+    "python_numbers": lambda: [True, False, 3, -(10**40), 0.1, float("inf"), float("nan"), -0.0, 1 + 2j],
+    "numpy": lambda: {"a": np.arange(3.0), "b": np.float64(0.1), "c": np.array(7), "d": np.bool_(True)},
+    "numpy_low_precision": lambda: (np.ones(2, jnp.bfloat16), jnp.bfloat16.dtype.type(2), np.ones(3, "float8_e5m2")),
+    "keys": lambda: {"one": jax.random.key(0), "many": jax.random.split(jax.random.key(1), (2, 3))},
+    "other_keys": lambda: jax.random.key(0, impl="rbg"),
+    "zero_size": lambda: {"a": jnp.ones((0, 3)), "b": np.ones(0, "int8"), "k": jax.random.split(jax.random.key(0), 0)},
+    "nothing": dict,
+    "empty_subtrees": lambda: {"a": {}, "b": None, "c": (), "d": [], "e": [{}, None, (jnp.ones(1), [])]},
+    "lists_and_tuples": lambda: [(jnp.zeros(1), [jnp.ones(2)]), *(jnp.full(1, i) for i in range(11))],
+    "awkward_names": lambda: {
+        "a.b": jnp.zeros(1), "a": {"b": jnp.ones(1), "b/c": jnp.ones(2)}, "a/b": {"c": jnp.ones(3)}, "": jnp.ones(4),
+        "ключ": jnp.ones(5), "0": jnp.ones(6),
+    },
+    "integer_names": lambda: {3: jnp.zeros(1), 11: {0: jnp.ones(1)}},
+    "one_array": lambda: jnp.arange(3),
+    "one_number": lambda: 3,
+    "one_key": lambda: jax.random.key(5),
+    "named_tuples": lambda: Moments(jnp.zeros(2), Moments(None, (jnp.ones(1),))),
+    "train_state": train_state,
+}  # fmt: skip
+
+
+def plain(tree):
+    """As it comes back without a target: NumPy's arrays, and no class of the caller's."""
+    if isinstance(tree, dict):
+        return {name: plain(child) for name, child in tree.items()}
+    if dataclasses.is_dataclass(tree):
+        return {field.name: plain(getattr(tree, field.name)) for field in dataclasses.fields(tree)}
+    if hasattr(tree, "_fields"):
+        return {name: plain(child) for name, child in zip(tree._fields, tree, strict=True)}
+    if isinstance(tree, list | tuple):
+        return type(tree)(map(plain, tree))
+    is_array = isinstance(tree, jax.Array | np.generic) and not jnp.issubdtype(tree.dtype, jax.dtypes.prng_key)
+    return np.asarray(tree) if is_array else tree
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_a_tree_comes_back_exactly(tmp_path, name):
+    tree = TREES[name]()
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.save(0, tree)
+        assert_same(checkpoints.restore(like=tree), tree)
+        assert_same(checkpoints.restore(like=jax.tree.map(spec, tree)), tree)
+        assert_same(checkpoints.resume(tree), tree)
+        assert_same(checkpoints.restore(), plain(tree))
+
+
+def test_resuming_gives_the_initial_state_or_the_newest(tmp_path):
+    initial = {"total": jnp.zeros(())}
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.resume(initial) is initial
+        checkpoints.save(3, {"total": jnp.ones(())})
+        checkpoints.save(7, {"total": jnp.full((), 2.0)})
+        assert checkpoints.resume(initial)["total"] == 2
+        assert checkpoints.restore(initial, step=3)["total"] == 1
+    assert Checkpoints(tmp_path).resume(initial)["total"] == 2
+
+
+def test_only_due_steps_are_saved_and_the_newest_kept(tmp_path):
+    with Checkpoints(tmp_path, keep=2, every=3) as checkpoints:
+        saved = [step for step in range(11) if checkpoints.save(step, {"a": jnp.full(1, step)})]
+        assert saved == [0, 3, 6, 9]
+        assert checkpoints.steps() == (6, 9)
+        assert not checkpoints.save(10, {"a": jnp.zeros(1)})
+        assert checkpoints.save(10, {"a": jnp.zeros(1)}, force=True)
+        assert checkpoints.steps() == (9, 10)
+        assert checkpoints.latest_step == 10
+    assert sorted(os.listdir(tmp_path)) == ["10", "9"]
+
+
+def test_all_steps_can_be_kept(tmp_path):
+    with Checkpoints(tmp_path, keep=None) as checkpoints:
+        assert all(checkpoints.save(step, jnp.zeros(1)) for step in range(5))
+        assert checkpoints.steps() == (0, 1, 2, 3, 4)
+
+
+def test_a_step_is_any_integer(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(np.int64(3), jnp.zeros(1))
+        checkpoints.save(jnp.asarray(4), jnp.zeros(1))
+        assert checkpoints.steps() == (3, 4)
+        with pytest.raises(TypeError):
+            checkpoints.save(5.0, jnp.zeros(1))
+        with pytest.raises(ValueError, match="not negative, got -6"):
+            checkpoints.save(-6, jnp.zeros(1))
+
+
+def test_an_existing_or_older_step_is_refused(tmp_path):
+    with Checkpoints(tmp_path, every=4) as checkpoints:
+        checkpoints.save(4, jnp.zeros(1))
+        checkpoints.save(8, jnp.zeros(1))
+        for step, force in [(0, False), (4, False), (8, False), (7, True), (8, True)]:
+            with pytest.raises(ValueError, match=rf"got {step}; .*\[4, 8\].*resume from the newest") as error:
+                checkpoints.save(step, jnp.ones(1), force=force)
+            assert str(tmp_path) in str(error.value)
+        assert checkpoints.restore(step=8) == 0
+
+
+def test_reading_where_nothing_is(tmp_path):
+    directory = tmp_path / "misspelt"
+    checkpoints = Checkpoints(directory)
+    assert checkpoints.steps() == ()
+    assert checkpoints.latest_step is None
+    for like in (None, {"a": jnp.zeros(1)}):
+        with pytest.raises(FileNotFoundError, match=str(directory)):
+            checkpoints.restore(like)
+    assert not directory.exists()
+    with checkpoints:
+        checkpoints.save(2, jnp.zeros(1))
+        with pytest.raises(FileNotFoundError, match=r"no step 3; there are \[2\]"):
+            checkpoints.restore(step=3)
+
+
+def test_a_relative_path_is_pinned(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with Checkpoints("runs/digits") as checkpoints:
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        checkpoints.save(1, jnp.arange(3))
+        assert checkpoints.restore()[2] == 2
+    assert (tmp_path / "runs" / "digits" / "1").is_dir()
+    assert not os.listdir(tmp_path / "elsewhere")
+
+
+def test_another_object_sees_new_steps_and_a_closed_one_opens_again(tmp_path):
+    writer, reader = Checkpoints(tmp_path), Checkpoints(tmp_path)
+    with writer, reader:
+        writer.save(1, jnp.zeros(1))
+        assert writer.steps() == (1,)
+        assert reader.steps() == (1,)
+        writer.save(2, jnp.zeros(1))
+        writer.wait()
+        assert reader.latest_step == 2
+    writer.close()
+    with writer:
+        writer.save(3, jnp.ones(1))
+    assert writer.restore() == 1
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"keep": 0}, {"every": 0}, {"best": ("loss", "low")}, {"best": ("loss",)}, {"best": ["a", "b", "c"]}]
+)
+def test_wrong_arguments_are_refused(tmp_path, arguments):
+    with pytest.raises(ValueError, match="Checkpoints takes"):
+        Checkpoints(tmp_path, **arguments)
+
+
+# What is kept by a metric
+
+
+@pytest.mark.parametrize(("best", "sign"), [("loss", 1), (("loss", "min"), 1), (("loss", "max"), -1)])
+def test_the_best_and_the_newest_are_kept(tmp_path, best, sign):
+    losses = [3.0, 1.0, float("nan"), 2.0, 5.0, 4.0]
+    with Checkpoints(tmp_path, keep=2, best=best) as checkpoints:
+        assert checkpoints.best_step is None
+        for step, loss in enumerate(losses):
+            checkpoints.save(step, {"a": jnp.full(1, step)}, metrics={"loss": jnp.asarray(sign * loss), "other": "x"})
+        assert checkpoints.steps() == (1, 3, 5)
+        assert checkpoints.best_step == 1
+    with Checkpoints(tmp_path, keep=2, best=best) as again:
+        again.save(6, {"a": jnp.full(1, 6)}, metrics={"loss": sign * 0.5})
+        assert again.steps() == (1, 6)
+        assert again.best_step == 6
+
+
+def test_a_metric_is_needed_exactly_when_it_decides(tmp_path):
+    checkpoints = Checkpoints(tmp_path, every=2, best="loss")
+    assert not checkpoints.save(1, jnp.zeros(1))
+    for metrics in (None, {"accuracy": 1.0}):
+        with pytest.raises(ValueError, match="save takes metrics= with what best= names"):
+            checkpoints.save(2, jnp.zeros(1), metrics=metrics)
+    with pytest.raises(ValueError, match=r"got \['loss'\] and best=None"):
+        Checkpoints(tmp_path).save(2, jnp.zeros(1), metrics={"loss": 1.0})
+    with pytest.raises(ValueError, match="best_step takes"):
+        _ = Checkpoints(tmp_path).best_step
+
+
+# Nothing is adapted
+
+
+def model(width=3, depth=2, dtype=jnp.float32, name="kernel", container=tuple):
+    layers = container({name: jnp.zeros((2, width), dtype), "bias": jnp.zeros(width)} for _ in range(depth))
+    return {"layers": layers, "key": jax.random.key(0), "epoch": 3, "stats": {}, "rest": None}
+
+
+WRONG = {
+    "wider": (
+        model(width=4),
+        ["layers/0/bias: checkpoint float32[3], model float32[4]", "layers/0/kernel: checkpoint float32[2,3], model "
+         "float32[2,4]", "layers/1/bias: checkpoint float32[3], model float32[4]", "layers/1/kernel: checkpoint "
+         "float32[2,3], model float32[2,4]"],
+    ),
+    "deeper": (
+        model(depth=3),
+        ["layers/2/bias: checkpoint nothing, model float32[3]",
+         "layers/2/kernel: checkpoint nothing, model float32[2,3]"],
+    ),
+    "shallower": (
+        model(depth=1),
+        ["layers/1/bias: checkpoint float32[3], model nothing",
+         "layers/1/kernel: checkpoint float32[2,3], model nothing"],
+    ),
+    "other_dtype": (
+        model(dtype=jnp.bfloat16),
+        ["layers/0/kernel: checkpoint float32[2,3], model bfloat16[2,3]",
+         "layers/1/kernel: checkpoint float32[2,3], model bfloat16[2,3]"],
+    ),
+    "renamed": (
+        model(name="weight", depth=2),
+        ["layers/0/kernel: checkpoint float32[2,3], model nothing",
+         "layers/1/kernel: checkpoint float32[2,3], model nothing",
+         "layers/0/weight: checkpoint nothing, model float32[2,3]",
+         "layers/1/weight: checkpoint nothing, model float32[2,3]"],
+    ),
+    "list_for_tuple": (model(container=list), ["layers: checkpoint tuple, model list"]),
+    "raw_key": (model() | {"key": jnp.zeros(2, "uint32")}, ["key: checkpoint key<fry>[], model uint32[2]"]),
+    "other_key": (model() | {"key": jax.random.key(0, impl="rbg")}, ["key: checkpoint key<fry>[], model key<rbg>[]"]),
+    "array_for_number": (model() | {"epoch": jnp.asarray(3)}, ["epoch: checkpoint int, model int32[]"]),
+    "float_for_int": (model() | {"epoch": 3.0}, ["epoch: checkpoint int, model float"]),
+    "none_for_dict": (model() | {"stats": None}, ["stats: checkpoint empty dict, model empty NoneType"]),
+    "missing_empty": (
+        {name: child for name, child in model().items() if name != "rest"},
+        ["rest: checkpoint empty NoneType, model nothing"],
+    ),
+    "dict_for_array": (
+        model() | {"key": {"a": jnp.zeros(1)}},
+        ["key: checkpoint key<fry>[], model dict", "key/a: checkpoint nothing, model float32[1]"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_another_tree_is_refused_with_all_differences_before_reading(tmp_path, case):
+    wrong, lines = WRONG[case]
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, model())
+        checkpoints.wait()
+        for path in (tmp_path / "1" / "arrays").rglob("*"):
+            if path.is_file():
+                path.write_bytes(b"")  # nothing of it can be read
+        for like in (wrong, jax.tree.map(spec, wrong)):
+            with pytest.raises(ValueError, match="restore takes a tree like the one saved") as error:
+                checkpoints.restore(like=like)
+            assert sorted(line[2:] for line in str(error.value).splitlines() if line.startswith("  ")) == sorted(lines)
+        with pytest.raises(ValueError, match="restore takes a tree like the one saved"):
+            checkpoints.resume(wrong)
+
+
+def test_names_that_look_alike_differ(tmp_path):
+    one, other = {"a": {"b/c": jnp.zeros(1)}, 'a/b': {"c": jnp.zeros(2)}}, {"a": {"b/c": jnp.zeros(1)}}  # fmt: skip
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, {"x": {1: jnp.zeros(1)}})
+        with pytest.raises(ValueError, match="x/'1': checkpoint nothing, model"):
+            checkpoints.restore({"x": {"1": jnp.zeros(1)}})
+        with pytest.raises(ValueError, match="x: checkpoint dict, model list"):
+            checkpoints.restore({"x": [jnp.zeros(1)]})
+        checkpoints.save(2, one)
+        with pytest.raises(ValueError, match=r"a/b/c: checkpoint float32\[2\], model nothing"):
+            checkpoints.restore(other)
+
+
+def test_a_spec_of_64_bits_is_what_jax_makes_of_it(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, np.ones(3))
+        assert checkpoints.restore(np.zeros(3)).dtype == np.float64
+        with pytest.raises(ValueError, match=r"the tree: checkpoint float64\[3\], model float32\[3\]"):
+            checkpoints.restore(jax.ShapeDtypeStruct((3,), np.float64))
+
+
+@pytest.mark.parametrize("leaf", ["text", object(), np.array(["a"]), np.array([None]), np.ones(1, [("x", "f4")])])
+def test_what_is_no_number_is_refused_by_its_path(tmp_path, leaf):
+    with pytest.raises(TypeError, match=r"a checkpoint takes arrays of numbers.*; layers/0/b is "):
+        Checkpoints(tmp_path).save(1, {"layers": [{"a": 3, "b": leaf}]})
+    assert not os.listdir(tmp_path)
+
+
+def test_arrays_that_hold_nothing_are_refused_by_their_path(tmp_path):
+    x = jnp.zeros(3)
+    jax.jit(lambda x: x + 1, donate_argnums=0)(x)
+    for leaf in (x, jax.ShapeDtypeStruct((3,), jnp.float32)):
+        with pytest.raises(ValueError, match=r"; layers/a is a .*save what the step returned"):
+            Checkpoints(tmp_path).save(1, {"layers": {"a": leaf}})
+    assert not os.listdir(tmp_path)
+
+
+def test_the_checkpoint_of_another_program_is_refused(tmp_path):
+    with ocp.CheckpointManager(tmp_path) as manager:
+        manager.save(1, args=ocp.args.Composite(state=ocp.args.PyTreeSave({"a": jnp.zeros(1)})))
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(ValueError, match="step 1 in another format"):
+        checkpoints.restore()
+
+
+# Where arrays are
+
+
+def test_arrays_go_where_those_of_the_target_are(tmp_path):
+    mesh = jax.make_mesh((4, 2), ("a", "b"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    rows, columns = (NamedSharding(mesh, PartitionSpec(*names)) for names in (("a", None), (None, "b")))
+    x, keys = np.arange(32.0, dtype="float32").reshape(8, 4), jax.random.split(jax.random.key(0), 8)
+    tree = {"x": jax.device_put(x, rows), "k": jax.device_put(keys, NamedSharding(mesh, PartitionSpec("a")))}
+    fifth = jax.sharding.SingleDeviceSharding(jax.devices()[5])
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, tree)
+        assert_same(checkpoints.restore(), {"x": x, "k": keys})
+        for place in (rows, columns, fifth):
+            for like in (jax.device_put(x, place), jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)):
+                found = checkpoints.restore({"x": like, "k": tree["k"]})
+                assert found["x"].sharding == place
+                assert found["k"].sharding == tree["k"].sharding
+                assert_same(found, tree)
+        assert_same(checkpoints.restore({"x": x, "k": keys}), {"x": x, "k": keys})
+
+
+def test_an_array_without_a_place_stays_without_one(tmp_path):
+    free, placed = jnp.ones(3), jax.device_put(jnp.ones(3), jax.devices()[0])
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, {"free": free, "placed": placed})
+        found = checkpoints.restore({"free": free, "placed": placed})
+        assert (found["free"].committed, found["placed"].committed) == (False, True)
+        assert (found["free"] + jax.device_put(jnp.ones(3), jax.devices()[3])).devices() == {jax.devices()[3]}
+        specs = checkpoints.restore({"free": spec(free), "placed": spec(placed)})
+        assert {array.device for array in specs.values()} == {jax.devices()[0]}
+
+
+# A save that returned is kept
+
+
+def test_a_snapshot_is_saved_though_its_arrays_are_donated(tmp_path):
+    def update(state):
+        key, used = jax.random.split(state["key"])
+        kernel = state["kernel"] * 0.9 + jax.random.normal(used, state["kernel"].shape)
+        return {"kernel": kernel, "key": key, "count": state["count"] + 1}
+
+    def initial():
+        return {"kernel": jnp.zeros((300, 300)), "key": jax.random.key(0), "count": jnp.zeros((), jnp.int32)}
+
+    donating, keeping = jax.jit(update, donate_argnums=0), jax.jit(update)
+    donated = initial()
+    donating(donated)
+    assert donated["kernel"].is_deleted()
+    state = initial()
+    with Checkpoints(tmp_path, keep=None) as checkpoints:
+        for i in range(20):
+            checkpoints.save(i, state)
+            state = donating(state)
+        expected = initial()
+        for i in range(20):
+            assert_same(checkpoints.restore(donated, step=i), expected)  # a donated array still says what it was
+            expected = keeping(expected)
+
+
+def test_numpy_arrays_may_be_written_to_after_the_save(tmp_path):
+    x = np.random.default_rng(0).random(500_000)
+    expected = x.copy()
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, {"x": x})
+        x[:] = 0
+        np.testing.assert_array_equal(checkpoints.restore()["x"], expected)
+
+
+def test_saving_goes_on_behind_the_program(tmp_path):
+    x = np.random.default_rng(0).random(4_000_000)
+    with Checkpoints(tmp_path) as checkpoints:
+        behind = [checkpoints.save(step, x) and not (tmp_path / str(step)).exists() for step in range(3)]
+        assert any(behind)
+        checkpoints.wait()
+        assert (tmp_path / "2").is_dir()
+
+
+def test_leaving_the_with_by_an_exception_writes_to_the_end(tmp_path):
+    with pytest.raises(KeyError, match="mine"), Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, np.random.default_rng(0).random(1_000_000))
+        raise KeyError("mine")
+    assert (tmp_path / "1").is_dir()
+
+
+@contextlib.contextmanager
+def full_disk(size=100_000):
+    """No file may grow beyond the size: what writes more fails, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("call", ["save", "wait", "close", "steps", "restore"])
+def test_what_writing_failed_with_is_raised_by_the_next_call(tmp_path, call):
+    big = np.random.default_rng(0).random(200_000)
+    calls = {"save": lambda: checkpoints.save(3, big), "restore": lambda: checkpoints.restore(step=1)}
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        checkpoints.save(1, big)
+        checkpoints.wait()
+        with full_disk():
+            assert checkpoints.save(2, big)
+            with pytest.raises(ValueError, match="File too large") as error:
+                calls.get(call, getattr(checkpoints, call))()
+        assert f"while writing to {tmp_path}; the steps [1] are there" in error.value.__notes__
+        assert checkpoints.steps() == (1,)
+        checkpoints.save(2, 2 * big)
+        assert checkpoints.steps() == (2,)
+        np.testing.assert_array_equal(checkpoints.restore(big), 2 * big)
+
+
+def test_a_directory_that_cannot_be_made_is_said_at_once(tmp_path):
+    (tmp_path / "file").write_text("")
+    with Checkpoints(tmp_path / "file" / "runs") as checkpoints, pytest.raises(NotADirectoryError):
+        checkpoints.save(1, jnp.zeros(1))
+
+
+def test_inside_a_running_event_loop(tmp_path):
+    async def notebook():
+        with Checkpoints(tmp_path) as checkpoints:
+            for step in range(3):
+                checkpoints.save(step, {"a": jnp.full(3, step)})
+                await asyncio.sleep(0)
+            return checkpoints.restore({"a": jnp.zeros(3, jnp.int32)})
+
+    assert asyncio.run(notebook())["a"][0] == 2
+
+
+# Real processes
+
+
+def run(program, *arguments):
+    root = str(pathlib.Path(funcnets.checkpoint.__file__).parent.parent)
+    command = [sys.executable, "-c", textwrap.dedent(program), *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": root, "JAX_PLATFORMS": "cpu"}
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+
+
+def numbers(seed):
+    return np.random.default_rng(seed).random(2_000_000)
+
+
+TWO_SAVES = """
+import os, signal, sys
+import numpy as np
+from funcnets.checkpoint import Checkpoints
+
+def save(step):
+    Checkpoints(sys.argv[1]).save(step, {"x": np.random.default_rng(step).random(2_000_000)})
+
+with Checkpoints(sys.argv[1]) as checkpoints:
+    checkpoints.save(1, {"x": np.random.default_rng(1).random(2_000_000)})
+save(2)
+"""
+
+
+@pytest.mark.parametrize(
+    ("ending", "code", "said"),
+    [("", 0, None), ("sys.exit(3)", 3, None), ("raise RuntimeError('mine')", 1, "RuntimeError: mine")],
+    ids=["last_line", "sys_exit", "exception"],
+)
+def test_a_program_that_ends_writes_to_the_end(tmp_path, ending, code, said):
+    done = run(TWO_SAVES + ending, tmp_path)
+    assert done.returncode == code, done.stderr
+    assert done.stderr.strip().splitlines()[-1:] == ([said] if said else [])
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.steps() == (1, 2)
+        np.testing.assert_array_equal(checkpoints.restore()["x"], numbers(2))
+
+
+def test_a_killed_program_leaves_the_step_before(tmp_path):
+    done = run(TWO_SAVES + "os.kill(os.getpid(), signal.SIGKILL)", tmp_path)
+    assert done.returncode == -9, done.stderr
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.steps() in ((1,), (1, 2))
+        newest = checkpoints.latest_step
+        np.testing.assert_array_equal(checkpoints.restore()["x"], numbers(newest))
+        assert checkpoints.save(newest + 1, {"x": numbers(newest + 1)})  # over what was left half-written
+        np.testing.assert_array_equal(checkpoints.restore()["x"], numbers(newest + 1))
+
+
+def test_what_writing_failed_with_is_said_at_exit(tmp_path):
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, -1))"
+    done = run(TWO_SAVES.replace("save(2)", f"{limit}\nsave(2)"), tmp_path)
+    assert f"while writing to {tmp_path}; the steps [1] are there" in done.stderr
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.steps() == (1,)
+
+
+def test_usual_work_is_quiet_and_imports_orbax_when_needed(tmp_path):
+    done = run(
+        """
+        import sys, warnings
+        warnings.simplefilter("error")
+        import jax, jax.numpy as jnp
+        from funcnets.checkpoint import Checkpoints
+        assert not [name for name in sys.modules if name.startswith("orbax")]
+
+        state = {"x": jnp.zeros(3), "key": jax.random.key(0), "empty": jnp.zeros(0), "none": None, "n": 0}
+        for first in (0, 5):
+            with Checkpoints(sys.argv[1], keep=2, every=2, best="loss") as checkpoints:
+                state = checkpoints.resume(state)
+                for step in range(first, first + 5):
+                    checkpoints.save(step, state, metrics={"loss": 1.0 / (1 + step)})
+                checkpoints.restore()
+        assert checkpoints.steps() == (6, 8), checkpoints.steps()
+        """,
+        tmp_path,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_run_in_two_parts_is_the_same_run(tmp_path):
+    optimizer = optax.adam(optax.linear_schedule(1e-2, 0.0, 30))
+
+    @jax.jit
+    def step(state):
+        key, used = jax.random.split(state.key)
+        x = jax.random.normal(used, (8, 2))
+        grads = jax.grad(lambda p: jnp.mean((x @ p["w"] - 1) ** 2))(state.params)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        return State(optax.apply_updates(state.params, updates), opt_state, key, state.step + 1)
+
+    def initial():
+        params = {"w": jnp.ones((2, 3))}
+        return State(params, optimizer.init(params), jax.random.key(0), jnp.asarray(0))
+
+    def train(directory, until):
+        with Checkpoints(directory, every=5) as checkpoints:
+            state = checkpoints.resume(initial())
+            for i in range(int(state.step) + 1, until + 1):
+                state = step(state)
+                checkpoints.save(i, state)
+        return state
+
+    with jax.numpy_dtype_promotion("standard"):  # optax relies on it
+        train(tmp_path / "parts", 12)
+        assert_same(train(tmp_path / "parts", 30), train(tmp_path / "whole", 30))
+
+
+def test_the_examples_run():
+    found = doctest.testmod(funcnets.checkpoint)
+    assert found.attempted >= 4
+    assert found.failed == 0

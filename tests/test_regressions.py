@@ -1,0 +1,327 @@
+"""Faults that were found by trying awkward designs, each with the smallest program that showed it."""
+
+import dataclasses
+import gc
+import weakref
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from catalogue import floats
+
+import funcnets as fn
+
+KEY, RUN = jax.random.key(0), jax.random.key(1)
+X = jnp.asarray(floats(4, 3))
+
+
+@fn.compose(mid=fn.Dense(3))
+def times(m, x, n):
+    for _ in range(n):
+        x = m.mid(x)
+    return x
+
+
+def test_a_child_that_control_flow_leaves_out_may_have_parameters():
+    params = times.init(KEY, X, 3)
+    assert jnp.array_equal(times.apply(params, X, 0), X)
+    with pytest.raises(ValueError, match="unread    other"):
+        times.apply({**params, "other": X}, X, 0)
+
+
+def test_a_stranger_deep_inside_wrappers_is_refused():
+    for wrapper in (lambda b: fn.Repeat(b, 2), fn.Remat, lambda b: fn.Ensemble(b, 2), fn.Freeze):
+        net = fn.Sequential(("r", wrapper(fn.Sequential(fn.Dense(3)))))
+        params = net.init(KEY, X)
+        with pytest.raises(ValueError, match="unread    r/junk"):
+            net.apply({"r": {**params["r"], "junk": jnp.ones((2, 3))}}, X)
+
+
+def test_an_untied_checkpoint_in_a_tied_net_is_refused():
+    net = fn.Sequential(fn.Dense(2), fn.Dense(3))
+    tied = fn.tie(net, "dense_1/kernel", to="dense_0/kernel", via=jnp.transpose)
+    with pytest.raises(ValueError, match="unread    dense_1/kernel"):
+        tied.apply(net.init(KEY, X), X)
+    with pytest.raises(ValueError, match="missing   dense_0"):
+        tied.apply({"dense_1": {"bias": jnp.zeros(3)}}, X)
+
+
+def test_a_state_of_another_net_is_refused():
+    norm = fn.Sequential(fn.BatchNorm())
+    state = norm.init_state(X)
+    with pytest.raises(ValueError, match="unread    batch_norm_0"):
+        fn.Sequential(fn.Dense(3)).apply(fn.Sequential(fn.Dense(3)).init(KEY, X), X, state=state)
+    with pytest.raises(ValueError, match="unread    zz"):
+        norm.apply(norm.init(KEY, X), X, state={**state, "zz": X})
+    with pytest.raises(ValueError, match="takes state"):
+        norm.apply(norm.init(KEY, X), X, state={"batch_norm_0": {"mean": jnp.zeros(5), "var": jnp.zeros(5)}})
+
+
+@fn.compose(r=fn.Repeat(fn.Sequential(fn.Dense(3), fn.BatchNorm()), 2))
+def carried(m, xs):
+    def step(state, x):
+        return m.r(x, state=state)[::-1]
+
+    return jax.lax.scan(step, m.r.init_state(xs[0]), xs)[1]
+
+
+def test_a_repeat_with_its_state_carried_by_hand():
+    xs = jnp.stack([X, X + 1])
+    params, state = carried.init(KEY, xs), carried.init_state(xs)
+    assert state == {}
+    assert carried.apply(params, xs, train=True).shape == xs.shape
+
+
+@fn.compose(r=fn.Repeat(fn.BatchNorm(), 3))
+def called_with_own(m, x):
+    x = m.r(x)
+    return m.r(x, params=jax.tree.map(lambda p: 2 * p, m.r.params))
+
+
+def test_a_repeat_called_again_with_parameters_made_of_its_own():
+    params, state = called_with_own.init(KEY, X), called_with_own.init_state(X)
+    assert state["r"]["mean"].shape == (3, 3)
+    assert called_with_own.apply(params, X, state=state, train=True)[0].shape == X.shape
+
+
+def test_a_reader_may_stand_inside_a_wrapper():
+    ids = jnp.zeros((2, 4), jnp.int32)
+    net = fn.Sequential(("embed", fn.Embedding(11, 8)), fn.Dense(8), ("embed", fn.Cast(fn.Unembed(), "bfloat16")))
+    assert net.apply(net.init(KEY, ids), ids).shape == (2, 4, 11)
+
+
+def test_composites_under_one_name_are_compared():
+    two, one = fn.Sequential(fn.Dense(3), fn.Dense(3)), fn.Sequential(fn.Dense(3))
+    other = fn.Sequential(("q", fn.Dense(3)))
+    for a, b in ((two, one), (one, other)):
+        with pytest.raises(ValueError, match="disagree"):
+            fn.Sequential(("a", a), ("a", b)).init(KEY, X)
+    fn.Sequential(("a", two), ("a", two)).init(KEY, X)
+
+
+def test_nets_that_close_over_arrays_are_not_kept_alive():
+    def net(array):
+        return fn.Sequential(lambda x: x + array.sum())
+
+    arrays = [jnp.ones(8) for _ in range(3)]
+    dead = [weakref.ref(array) for array in arrays]
+    for array in arrays:
+        made = net(array)
+        made.apply(made.init(KEY, X), X)
+    del arrays, array, made
+    gc.collect()
+    assert [ref() is None for ref in dead] == [True] * 3
+
+
+def test_nothing_leaks_from_a_net_made_inside_a_trace():
+    with jax.checking_leaks():
+        jax.jit(lambda x, s: fn.Sequential(lambda y: y * s).apply({}, x))(X, 2.0)
+
+
+def test_constants_keep_the_dtype_of_arrays():
+    with jax.enable_x64(True):
+        assert fn.Constant(jnp.ones(3)).apply({}).dtype == jnp.float64
+        assert fn.Constant(np.ones(3, np.float32)).apply({}).dtype == jnp.float32
+    assert fn.Constant([1.0, 2.0]).apply({}).dtype == jnp.float32
+
+
+class Codebook(fn.Layer):
+    def params(self, x):
+        return {"index": fn.Param((2,), fn.initializers.Zeros(), "int32"), "w": fn.Param((2,), fn.initializers.Ones())}
+
+    def forward(self, p, x):
+        return x
+
+
+def test_casting_the_stored_parameters_leaves_whole_numbers():
+    params = fn.Cast(Codebook(), "bfloat16", param_dtype="bfloat16").init(KEY, X)
+    assert (params["index"].dtype, params["w"].dtype) == (jnp.int32, jnp.bfloat16)
+
+
+class ByType(fn.Layer):
+    def params(self, x, n):
+        return {"w": fn.Param((1,), fn.initializers.Zeros(), "int32" if type(n) is int else "float32")}
+
+    def forward(self, p, x, n):
+        return x
+
+
+def test_what_is_declared_for_an_int_is_not_remembered_for_a_float():
+    assert [ByType().init(KEY, X, n)["w"].dtype for n in (1, 1.0)] == [jnp.int32, jnp.float32]
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    n: object
+
+
+def test_dataclasses_in_fields_compare_by_type_too():
+    assert fn.Dense(3, kernel_init=lambda *_: Settings(2)) != fn.Dense(3)
+    assert fn.compose(s=Settings(2))(times.function) != fn.compose(s=Settings(2.0))(times.function)
+
+
+def test_a_partial_that_holds_an_array_is_refused_where_it_is_built():
+    import functools
+
+    with pytest.raises(TypeError, match="Sequential.layers holds an array"):
+        fn.Sequential(functools.partial(jnp.add, X))
+
+
+def test_parameters_that_are_no_arrays():
+    for net in (fn.Repeat(fn.Dense(3), 2), fn.Ensemble(fn.Dense(3), 2), fn.Dense(3)):
+        with pytest.raises(ValueError, match="do not belong together|takes parameters"):
+            net.apply({"kernel": 1.0, "bias": 2}, X)
+
+
+def test_a_bound_net_takes_numpy_and_lists_what_does_not_fit():
+    net = fn.Sequential(lambda x: x.at[0].set(0), fn.Dense(3))
+    params = net.init(KEY, X)
+    assert net.bind(params)(np.asarray(X)).shape == (4, 3)
+    with pytest.raises(ValueError, match="unread    zz"):
+        net.bind({**params, "zz": X})
+    with pytest.raises(ValueError, match="missing   dense_0/bias"):
+        net.bind({"dense_0": {"kernel": X}})(X)
+
+
+def test_children_are_reached_through_wrappers():
+    inner = fn.compose(gen=fn.Dense(2))(times.function)
+    for wrap in (fn.Remat, fn.Freeze, lambda net: fn.Cast(net, "float32"), lambda net: fn.Repeat(net, 2)):
+        assert wrap(inner)["gen"] == wrap(inner).at("gen") == fn.Dense(2)
+    net = fn.compose(a=fn.Dense(3, use_bias=False), b=fn.Dense(3, use_bias=False))(two_layers)
+    tied = fn.tie(net, "b/kernel", to="a/kernel")
+    params = tied.init(KEY, X)
+    model = tied.bind(params)
+    assert jnp.array_equal(model.b(X), X @ params["a"]["kernel"])
+    assert jnp.array_equal(model.body.b(X), model.b(X))
+
+
+def two_layers(m, x):
+    return m.b(m.a(x))
+
+
+def test_one_child_may_run_in_another_mode():
+    @fn.compose(drop=fn.Dropout(0.5))
+    def net(m, x):
+        return m.drop(x, train=False)
+
+    assert jnp.array_equal(net.apply({}, X, train=True), X)
+
+
+class Cache(fn.Layer):
+    state_once = True
+
+    def states(self, x):
+        return {"seen": fn.Param(x.shape, fn.initializers.Zeros())}
+
+    def forward(self, p, x, *, state):
+        return x, {"seen": x}
+
+
+def test_a_cache_met_twice_in_a_pass_raises_and_names_the_remedy():
+    net = fn.Sequential(("c", Cache()), ("c", Cache()))
+    with pytest.raises(RuntimeError, match=r"called twice in one pass.*fn\.Repeat\(body, n, shared=True\)"):
+        net.apply({}, X, state=net.init_state(X))
+    each = fn.Repeat(Cache(), 2, shared=True)
+    assert each.apply({}, X, state=each.init_state(X))[1]["seen"].shape == (2, 4, 3)
+
+
+@pytest.mark.parametrize(
+    ("program", "error", "message"),
+    [
+        (lambda: fn.Dense(3)(X), TypeError, r"net\.apply\(params, x\).*m\.hidden\(x\), not self\.hidden\(x\)"),
+        (lambda: fn.Dense(3).init(KEY), TypeError, r"Dense\(3\).* takes 1 inputs, got 0"),
+        (lambda: fn.Dense(3).init(X, KEY), TypeError, "a key is taken"),
+        (lambda: fn.Dense(3).init(KEY, (4, 8)), TypeError, r"write jax\.ShapeDtypeStruct\(\(4, 8\), jnp\.float32\)"),
+        (lambda: fn.Dense(3).init(KEY, X, train=True), TypeError, "but not train"),
+        (lambda: fn.Sequential(("head", fn.Dense)), TypeError, r"the class Dense: write Dense\(\.\.\.\)"),
+        (lambda: fn.compose(lambda m, x: x), TypeError, "@fn.compose\\(hidden="),
+        (lambda: fn.Sequential(fn.Dense(3))[:1], TypeError, "number or name"),
+        (lambda: fn.Sequential(("h", fn.Dense(3))).bind({"h": fn.Dense(3).init(KEY, X)}).hh, AttributeError, "'h'"),
+        (lambda: fn.Unembed().init(KEY, X), Exception, "table"),
+    ],
+)
+def test_likely_slips_are_answered_by_name(program, error, message):
+    with pytest.raises(error, match=message):
+        program()
+
+
+def test_an_authors_slips_are_refused_when_the_class_is_made():
+    with pytest.raises(TypeError, match="after a \\*"):
+
+        class Positional(fn.Layer):
+            def forward(self, p, x, key, train):
+                return x
+
+    with pytest.raises(TypeError, match="names no state"):
+
+        class Stateless(fn.Layer):
+            def states(self, x):
+                return {}
+
+            def forward(self, p, x):
+                return x
+
+    with pytest.raises(TypeError, match="is a composite and declares params"):
+
+        class Both(fn.Composite):
+            def params(self, x):
+                return {}
+
+    with pytest.raises(TypeError, match="has a field named plan"):
+
+        class Field(fn.Layer):
+            plan: int
+
+    with pytest.raises(ValueError, match="the name 'train' is taken"):
+
+        class Mode(fn.Composite):
+            train: bool = True
+
+        Mode()
+
+
+def test_a_failure_while_the_training_mode_is_planned_says_so():
+    @fn.compose(aux=fn.Dense(1))
+    def net(m, x, target=None):
+        return m.aux(x) + target if m.train else m.aux(x)
+
+    with pytest.raises(TypeError) as caught:
+        net.init(KEY, X)
+    assert any(
+        "while shapes are planned for training, where an input that the sample lacks" in n
+        for n in caught.value.__notes__
+    )
+
+
+def test_an_attribute_error_of_a_property_is_not_hidden():
+    class Net(fn.Composite):
+        h: fn.Layer = fn.Dense(3)
+
+        @property
+        def width(self):
+            return self.h.no_such_field
+
+        def forward(self, m, x):
+            return m.h(x) * m.width
+
+    with pytest.raises(AttributeError, match="no_such_field"):
+        Net().init(KEY, X)
+
+
+def test_given_names_are_attributes_of_m():
+    net = fn.Sequential(("h", fn.Dense(3)))
+    params = net.init(KEY, X)
+    assert jnp.array_equal(net.bind(params).h(X), net.apply(params, X))
+
+
+def test_a_plan_cannot_be_changed():
+    plan = fn.Dense(3).plan(X)
+    with pytest.raises(TypeError):
+        plan.declared["params"]["x"] = 1
+
+
+def test_many_layers_plan_in_little_time():
+    # Linear in the number of layers, told without a clock: the recorder looks at few sites per declaration.
+    deep = fn.Sequential(*[fn.Dense(3) for _ in range(400)])
+    assert len(deep.plan(X).declared["params"]) == 800

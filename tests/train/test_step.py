@@ -1,0 +1,129 @@
+"""The training step, evaluation, and data in a repeatable order."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from catalogue import floats
+
+import funcnets as fn
+
+KEY = jax.random.key(0)
+X, Y = floats(32, 5), floats(32, 1, seed=1)
+NET = fn.Sequential(fn.Dense(8), fn.BatchNorm(), jax.nn.relu, fn.Dropout(0.2), fn.Dense(1))
+
+
+def loss(model, batch):
+    error = (model(batch["x"]) - batch["y"]) ** 2
+    return error.mean(), {"worst": error.max()}
+
+
+def test_the_parameters_are_those_of_init():
+    same(fn.train.create(NET, optax.sgd(0.1), KEY, X).params, NET.init(KEY, X))
+
+
+def same(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    assert jax.tree.all(jax.tree.map(jnp.array_equal, a, b))
+
+
+def test_a_step_is_the_one_written_by_hand():
+    optimizer = optax.adam(1e-2)
+    start = fn.train.create(NET, optimizer, KEY, X)
+    batch = {"x": X, "y": Y}
+
+    def by_hand(params):
+        key = jax.random.fold_in(start.key, start.step)
+        y, state = NET.apply(params, X, state=start.state, key=key, train=True)
+        return ((y - Y) ** 2).mean(), state
+
+    (value, state), gradients = jax.jit(jax.value_and_grad(by_hand, has_aux=True))(start.params)
+    updates, opt_state = optimizer.update(gradients, start.opt_state, start.params)
+    params = optax.apply_updates(start.params, updates)
+    after, metrics = fn.train.make_step(NET, loss, optimizer)(start, batch)
+    assert int(after.step) == 1
+    np.testing.assert_allclose(metrics["loss"], value, rtol=1e-6)
+    assert float(metrics["worst"]) > float(metrics["loss"])
+    for a, b in ((after.params, params), (after.state, state), (after.opt_state, opt_state)):
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), a, b)
+
+
+def test_the_state_given_is_consumed():
+    optimizer = optax.sgd(1e-2)
+    start = fn.train.create(NET, optimizer, KEY, X)
+    fn.train.make_step(NET, loss, optimizer)(start, {"x": X, "y": Y})
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(start.params))
+
+
+def test_training_goes_on_and_repeats_to_the_bit():
+    optimizer = optax.adam(1e-2)
+    step = fn.train.make_step(NET, loss, optimizer)
+    data = fn.train.batches({"x": X, "y": Y}, 8, jax.random.key(2))
+
+    def run():
+        state, losses = fn.train.create(NET, optimizer, KEY, X), []
+        for i in range(60):
+            state, metrics = step(state, data[i])
+            losses.append(float(metrics["loss"]))
+        return state, losses
+
+    (a, losses), (b, again) = run(), run()
+    same(jax.tree.map(lambda x: x, a.params), b.params)
+    assert losses == again
+    assert np.mean(losses[-8:]) < 0.8 * np.mean(losses[:8])
+
+
+def test_a_loss_that_is_no_number_is_refused():
+    step = fn.train.make_step(NET, lambda model, batch: model(batch["x"]), optax.sgd(0.1))
+    with pytest.raises(TypeError, match=r"a loss is one floating number, got float32\[32,1\]"):
+        step(fn.train.create(NET, optax.sgd(0.1), KEY, X), {"x": X, "y": Y})
+
+
+def test_evaluation_averages_over_examples_and_not_over_batches():
+    state = fn.train.create(NET, optax.sgd(0.1), KEY, X)
+
+    def measure(model, batch):
+        return {"error": ((model(batch["x"]) - batch["y"]) ** 2)[:, 0]}
+
+    data = fn.train.batches({"x": X, "y": Y}, 12, partial="keep")
+    assert [len(batch["x"]) for batch in data] == [12, 12, 8]
+    got = fn.train.evaluate(NET, measure, state, data)
+    y, _ = NET.apply(state.params, X, state=state.state)
+    np.testing.assert_allclose(got["error"], ((y - Y) ** 2).mean(), rtol=1e-5)
+    with pytest.raises(ValueError, match="no batches"):
+        fn.train.evaluate(NET, measure, state, [])
+    with pytest.raises(TypeError, match="one number an example"):
+        fn.train.evaluate(NET, lambda model, batch: {"mean": model(batch["x"]).mean()}, state, data)
+
+
+def test_the_order_of_batches_is_a_function_of_key_and_step():
+    rows = np.arange(10)
+    data = fn.train.batches(rows, 3, jax.random.key(0))
+    assert len(data) == 3
+    again = fn.train.batches(rows, 3, jax.random.key(0))
+    for step in (7, 0, 5):  # in any order, without what came before
+        np.testing.assert_array_equal(data[step], again[step])
+    epochs = [np.concatenate([data[3 * epoch + i] for i in range(3)]) for epoch in range(2)]
+    assert all(len(set(epoch)) == 9 for epoch in epochs)
+    assert not np.array_equal(*epochs)
+    keep = fn.train.batches(rows, 3, jax.random.key(0), partial="keep")
+    assert sorted(np.concatenate(list(keep))) == list(rows)
+    np.testing.assert_array_equal(fn.train.batches(rows, 4)[0], [0, 1, 2, 3])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (({"a": X, "b": X[:3]}, 2), "one length of their first axes"),
+        ((X, 0), "batch_size is a whole number from 1 to the 32 examples, got 0"),
+        ((X, 33), "got 33"),
+    ],
+)
+def test_what_batches_refuses(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        fn.train.batches(*arguments)
+    with pytest.raises(ValueError, match="partial is 'drop' or 'keep'"):
+        fn.train.batches(X, 2, partial="pad")
+    with pytest.raises(IndexError):
+        fn.train.batches(X, 2)[-1]

@@ -61,14 +61,14 @@ class Checkpoints:
     Example:
       >>> import tempfile
       >>> directory = tempfile.mkdtemp()
-      >>> with Checkpoints(directory, keep=2, every=10) as checkpoints:
+      >>> with fn.Checkpoints(directory, keep=2, every=10) as checkpoints:
       ...     state = checkpoints.resume({"total": jnp.zeros(()), "step": 0})
       ...     for step in range(state["step"] + 1, 36):
       ...         state = {"total": state["total"] + step, "step": step}
       ...         saved = checkpoints.save(step, state)
-      >>> Checkpoints(directory).steps()
+      >>> fn.Checkpoints(directory).steps()
       (20, 30)
-      >>> Checkpoints(directory).restore()
+      >>> fn.Checkpoints(directory).restore()
       {'step': 30, 'total': array(465., dtype=float32)}
     """
 
@@ -272,7 +272,7 @@ class Checkpoints:
         forms: dict[str, Any] = {}
         for i, (row, like) in enumerate(zip(rows, likes, strict=True)):
             if _stored(row):
-                place = None if "impl" in row or getattr(like, "weak_type", False) else _sharding(like)
+                place = None if getattr(like, "weak_type", False) else _sharding(like)
                 forms[str(i)] = ocp.ArrayRestoreArgs(sharding=place) if place else ocp.RestoreArgs(np.ndarray)
         arrays: Mapping[str, Any] = {}
         if forms:

@@ -14,10 +14,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from funcnets.bound import Bound
 from funcnets.compose import Composite, Wrapper, check_children
 from funcnets.layer import Layer
 from funcnets.record import Arrays, Kind
-from funcnets.scope import Bound, Keys, Misfit
+from funcnets.scope import Keys, Misfit
 from funcnets.shapes import Tree, describe, show, specs
 from funcnets.values import code
 
@@ -38,11 +39,27 @@ class _Row(Composite):
 
 
 class Sequential(_Row):
-    """One layer after the other: all inputs go to the first, its one output to the second, and so on. `Sequential()`
-    is the identity.
+    """y = lₙ(… l₂(l₁(x))): one layer after the other. `Sequential()` is the identity.
+
+    All inputs go to the first layer, its one output to the second, and so on; an output that is a tuple goes on as one
+    tuple. An input that every layer needs is a composite's to hand out.
+
+    Args:
+      *children: Layers, functions, or (name, layer) pairs.
+      layers: The same as one iterable, after them.
+
+    Params: each child's under its name.
+
+    Inputs: those of the first layer → the output of the last.
+
+    Raises:
+      TypeError: Something that is no layer or function, such as a list of layers.
+      ValueError: A name that cannot be, or a given one that is also automatic.
 
     Example:
-      >>> net = Sequential(Dense(256), jax.nn.relu, ("head", Dense(10)))
+      >>> net = fn.Sequential(fn.Dense(256), jax.nn.relu, ("head", fn.Dense(10)))
+      >>> list(net.init(jax.random.key(0), jnp.ones((2, 20))))
+      ['dense_0', 'head']
     """
 
     def forward(self, m: Any, *inputs: Any, **kwargs: Any) -> Any:
@@ -56,8 +73,24 @@ class Sequential(_Row):
 
 
 class Each(_Row):
-    """The i-th layer on the i-th input, as a tuple. The inputs come one by one or, for two layers and more, as one
-    tuple.
+    """(y₁, …, yₙ) with yᵢ = lᵢ(xᵢ): the i-th layer on the i-th input.
+
+    Args:
+      *children: Layers, functions, or (name, layer) pairs.
+      layers: The same as one iterable, after them.
+
+    Params: each child's under its name.
+
+    Inputs: n inputs or, from two layers on, one tuple of n (as another layer returns it) → a tuple of n outputs.
+
+    Raises:
+      TypeError: Something that is no layer or function; another number of inputs than layers.
+
+    Example:
+      >>> encoder = fn.Dense(8)
+      >>> siamese = fn.Each(("encoder", encoder), ("encoder", encoder))   # one name: one set of weights
+      >>> list(siamese.init(jax.random.key(0), jnp.ones((2, 5)), jnp.ones((2, 5))))
+      ['encoder']
     """
 
     def forward(self, m: Any, *inputs: Any) -> tuple[Any, ...]:
@@ -72,12 +105,26 @@ class Each(_Row):
 
 
 class Parallel(_Row):
-    """The same inputs to every branch, and the outputs merged.
+    """y = merge(l₁(x), …, lₙ(x)): the same inputs to every branch, and the outputs merged.
 
     Args:
       *branches: Layers, functions, or (name, layer) pairs.
       merge: "concat" along the last axis, "sum" or "mean" of equal shapes, "stack" along a new first axis, "tuple", or
         a function (or layer) that is called with the outputs one by one.
+      layers: The branches as one iterable, after them.
+
+    Params: each branch's under its name; those of a merging layer under "merge".
+
+    Inputs: any → the merged outputs.
+
+    Raises:
+      TypeError: Something that is no layer or function.
+      ValueError: An unknown merge; outputs that cannot be merged (nothing is broadcast).
+
+    Example:
+      >>> net = fn.Parallel(fn.Dense(3), fn.Dense(4))
+      >>> net.plan(jnp.ones((2, 5))).output.shape
+      (2, 7)
     """
 
     layers: tuple[Child, ...]
@@ -152,9 +199,9 @@ def _check_stacked(layer: Layer, place: str, n: int, params: Tree, state: Tree) 
 class Repeat(_Copies):
     """n copies of a body in a row: x → body₁ → … → bodyₙ, each with parameters, state and keys of its own.
 
-    The first input is carried from copy to copy, which therefore keep its shape and dtype; the others go to every
-    copy. The arrays are stacked along a leading axis of n under the body's own name, whether it runs as a `lax.scan`,
-    which compiles the body once, or as a loop.
+    The first input is carried from copy to copy; further inputs go to every copy (in a `Sequential` of n bodies they
+    would go to the first alone). The arrays are stacked along a leading axis of n under the body's own name, whether it
+    runs as a `lax.scan`, which compiles the body once, or as a loop.
 
     Args:
       body: The layer to repeat.
@@ -162,7 +209,22 @@ class Repeat(_Copies):
       scan: Whether to run as a scan (compile time independent of n) or unrolled.
       shared: Whether all copies share one set of parameters; states and keys remain per copy.
 
-    Source: the shared form is the one of ALBERT (Lan et al. 2020).
+    Params: the body's, with a leading axis of n unless shared.
+
+    States: the body's, with a leading axis of n.
+
+    Inputs: x, and what else the body takes → x's shape and dtype.
+
+    Raises:
+      ValueError: An n that is no whole number; a body that changes shape or dtype; arrays stacked for another n.
+
+    Source: the shared form is that of ALBERT (Lan et al. 2020). Flax's `nn.scan` takes an axis and a split of
+      randomness for each collection instead, and Equinox a vmapped constructor and a scan by hand.
+
+    Example:
+      >>> block = fn.Residual(fn.Sequential(fn.LayerNorm(), fn.Dense(8), jax.nn.gelu))
+      >>> fn.Repeat(block, 12).plan(jnp.ones((2, 8))).params["dense_0"]["kernel"].shape
+      (12, 8, 8)
     """
 
     body: Layer | Callable[..., Any]
@@ -211,11 +273,28 @@ class Repeat(_Copies):
 
 
 class Ensemble(_Copies):
-    """n copies of a layer beside each other on the same inputs; outputs, parameters and states are stacked along a
-    leading axis of n.
+    """(y₁, …, yₙ) with yᵢ = layerᵢ(x): n copies of a layer beside each other on the same inputs.
+
+    Outputs, parameters and states are stacked along a leading axis of n; each copy has keys of its own. It runs as a
+    `jax.vmap`.
+
+    Args:
+      layer: The layer.
+      n: The number of copies.
+
+    Params: the layer's, with a leading axis of n.
+
+    States: the layer's, with a leading axis of n.
+
+    Inputs: those of the layer → its output with a leading axis of n.
+
+    Raises:
+      ValueError: An n that is no whole number; arrays stacked for another n.
 
     Example:
-      >>> net = Ensemble(Sequential(Dense(8), jax.nn.relu, Dense(1)), 5)   # (batch, features) → (5, batch, 1)
+      >>> net = fn.Ensemble(fn.Sequential(fn.Dense(8), jax.nn.relu, fn.Dense(1)), 5)
+      >>> net.plan(jnp.ones((2, 3))).output.shape
+      (5, 2, 1)
     """
 
     layer: Layer | Callable[..., Any]
@@ -244,19 +323,34 @@ class Ensemble(_Copies):
 
 
 class Scan(_Copies):
-    """A cell over time: (carry, x₁…x_T) → (carry, y₁…y_T), with one set of parameters for all steps.
+    """A cell over time: (carryₜ, yₜ) = cell(carryₜ₋₁, xₜ), with one set of parameters for all steps.
 
-    The cell is a layer called `cell(carry, x)` that returns (carry, y), with x one time step. State goes from step to
-    step; keys are a step's own.
+    State goes from step to step; keys are a step's own. It runs as a `lax.scan`.
 
     Args:
-      cell: The layer to run over time.
-      axis: The time axis of every array in xs and ys.
+      cell: The layer to run over time, called `cell(carry, x)` with x one time step, returning (carry, y).
+      axis: The time axis of every array in xs and ys; by default (batch, time, ...).
       reverse: Whether to run from the last step to the first; outputs stay in the order of the inputs.
-      unroll: How many steps a loop iteration takes.
+      unroll: How many steps one turn of the loop takes.
+
+    Params: the cell's.
+
+    States: the cell's.
 
     Inputs: carry, xs → (carry, ys). With xs alone the cell gives the carry to start from, `cell.initial_carry(x)`, and
       ys alone are returned.
+
+    Raises:
+      TypeError: A cell that does not return (carry, y), or has no carry to start from.
+      ValueError: Inputs of several lengths; an unroll that is no whole number.
+
+    Example:
+      >>> @fn.compose(dense=fn.Dense(4))
+      ... def cell(m, carry, x):
+      ...     carry = jnp.tanh(m.dense(x) + carry)
+      ...     return carry, carry
+      >>> fn.Scan(cell).plan(jnp.zeros((2, 4)), jnp.ones((2, 7, 3))).output[1].shape
+      (2, 7, 4)
     """
 
     cell: Layer | Callable[..., Any]

@@ -13,7 +13,7 @@ or, with fields of its own, a class:
         def forward(self, m, x):
             return m.out(jax.nn.relu(m.hidden(x)))
 
-`m` is the composite at its place in a running net (`funcnets.scope.Bound`): its attributes are the children, bound to
+`m` is the composite at its place in a running net (`funcnets.bound.Bound`): its attributes are the children, bound to
 their parameters, and `m.train`, `m.key()`, `m.params`, `m.state`. A child called twice is the same child: one set of
 parameters. Every field that holds a layer or a function is a child of that name. In a tuple of layers, or of (name,
 layer) pairs, a given name is kept, and the others are named by their class and a count: `dense_0`, `dense_1`. All
@@ -27,10 +27,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar
 
+from funcnets.bound import Bound
 from funcnets.layer import Layer
 from funcnets.leaves import as_layer, function_name, is_child
 from funcnets.record import Kind
-from funcnets.scope import Bound, Scope
+from funcnets.scope import Scope
 from funcnets.shapes import Tree, check_name, describe, join, near
 from funcnets.values import Value, call_code, code, fields_of
 

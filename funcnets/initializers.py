@@ -1,16 +1,17 @@
 """Initialisers: what an array holds before anything is learned.
 
-An initialiser is any function (key, shape, dtype) → array. Those here are values: they compare and print as the code
-that builds them, so a layer that holds one does.
+An initialiser is any function (key, shape, dtype) → array. Those here are values: they compare by their fields and
+print as the code that builds them, and so does a layer that holds one.
 
-    LecunNormal()(key, (3, 3, 64, 128))                        # a kernel, fan_in = 3·3·64
-    dataclasses.replace(fn.Dense(10), kernel_init=Normal(0.02))
+    LecunNormal()(key, (3, 3, 64, 128))        # a convolution's kernel: fan_in = 3 · 3 · 64
+    fn.Dense(10, kernel_init=Normal(0.02))
 
 Nearly all are a factor times a standard draw, element by element. They say so in a `recipe`, by which
 `funcnets.random.draw` makes all arrays of a net at once; the others compute. On equal keys the numbers are those of
-`jax.nn.initializers`, at most the last bit aside, since here they are the same eager, under jit, vmapped and sharded.
+`jax.nn.initializers`, the last bit aside, since here they are the same eager, under jit, vmapped and sharded.
 
-A *fan* is how many numbers meet in one: a kernel (…, in, out) has fan_in = in · (product of …), fan_out = out · (…).
+A kernel (…, in, out) has fan_in = in · Π… and fan_out = out · Π…. Where its axes lie otherwise, keywords tell: in_axis
+and out_axis, an axis each or a tuple of axes, and batch_axis, along which kernels are held that never meet.
 """
 
 from __future__ import annotations
@@ -28,21 +29,15 @@ from jax import lax
 from funcnets.random import Recipe, Standard
 from funcnets.values import Value
 
-_NORMAL = Standard(jax.random.normal)
-_SYMMETRIC = Standard(jax.random.uniform, (-1.0, 1.0))
-
 
 class Initializer(Value):
-    """A frozen function (key, shape, dtype) → array.
-
-    A subclass gives the `recipe` of an elementwise draw, or else defines `__call__`.
-    """
+    """A frozen function (key, shape, dtype) → array. A subclass gives its `recipe`, or else defines `__call__`."""
 
     def __call__(self, key: Any, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
         """Draws an array.
 
         Args:
-          key: A PRNG key.
+          key: A PRNG key; constants look at none.
           shape: The shape of the array.
           dtype: Its dtype, floating or complex; constants take any.
         """
@@ -55,48 +50,48 @@ class Initializer(Value):
         """The factor and the standard draw that make the array; None for what is not drawn so."""
         return None
 
-    def _dtype(self, dtype: Any, *kinds: Any) -> np.dtype[Any]:
+    def _dtype(self, dtype: Any, *kinds: str) -> np.dtype[Any]:
         stated = np.dtype(dtype)
         held = jax.dtypes.canonicalize_dtype(stated)
         if held != stated and dtype not in (bool, int, float, complex):  # Python's own mean the usual width
-            raise TypeError(
-                f"{self!r} was asked for {stated}, which JAX holds with jax_enable_x64 only: ask for {held}"
-            )
-        if kinds and not any(jnp.issubdtype(held, kind) for kind in kinds):
-            names = " or ".join({np.floating: "floating", np.complexfloating: "complex"}[kind] for kind in kinds)
-            raise TypeError(f"{self!r} draws {names} numbers, got dtype {held}: give the array such a dtype")
+            raise TypeError(f"{self!r} was asked for {stated}, which takes jax_enable_x64: set it, or ask for {held}")
+        if kinds and not any(jnp.issubdtype(held, getattr(np, kind)) for kind in kinds):
+            raise TypeError(f"{self!r} draws {' or '.join(kinds)} numbers, was asked for {held}: name such a dtype")
         return held
 
-    def _check(self, holds: bool, takes: str, field: str) -> None:
-        if not holds:
+    def _take(self, field: str, takes: str, holds: Callable[[Any], bool]) -> None:
+        if not holds(getattr(self, field)):
             raise ValueError(f"{type(self).__name__} takes {takes}, got {field}={getattr(self, field)!r}")
 
 
-def _is_number(value: Any, low: float = -math.inf) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value < math.inf
+def _number(held: Any) -> bool:
+    return isinstance(held, int | float) and not isinstance(held, bool) and math.isfinite(held)
+
+
+def _deviation(held: Any) -> bool:
+    return _number(held) and held >= 0
 
 
 # Constants
 
 
 class Constant(Initializer):
-    """x = value everywhere; no randomness is used.
+    """x = value everywhere.
 
     Args:
-      value: A number. For an array of numbers, use a function: `lambda key, shape, dtype: ...`.
+      value: A number. (For an array of numbers, write a function of key, shape and dtype.)
     """
 
     value: complex
 
     def __post_init__(self) -> None:
-        self._check(isinstance(self.value, int | float | complex), "a number", "value")
+        self._take("value", "a number", lambda held: isinstance(held, int | float | complex))
 
     def recipe(self, shape: tuple[int, ...], dtype: Any) -> Recipe:
         dtype = self._dtype(dtype)
-        if not jnp.issubdtype(dtype, np.inexact) and self.value != int(self.value.real):
-            raise TypeError(f"{self!r} does not fit into {dtype}: give the array a floating dtype")
-        if isinstance(self.value, complex) and dtype.kind != "c":
-            raise TypeError(f"{self!r} does not fit into {dtype}: give the array a complex dtype")
+        whole = not isinstance(self.value, complex) and float(self.value).is_integer()
+        if not whole and not jnp.issubdtype(dtype, np.complexfloating if self.value.imag else np.inexact):
+            raise TypeError(f"{self!r} does not fit into {dtype}: name a dtype that holds it")
         return Recipe(None, np.asarray(self.value, dtype))
 
 
@@ -119,26 +114,26 @@ class Normal(Initializer):
     """x ~ N(0, stddev²).
 
     Args:
-      stddev: The standard deviation. (A complex array has it in its modulus.)
+      stddev: The standard deviation; of complex numbers, both parts taken together.
     """
 
     stddev: float = 0.01
 
     def __post_init__(self) -> None:
-        self._check(_is_number(self.stddev, 0), "a standard deviation of at least 0", "stddev")
+        self._take("stddev", "a standard deviation of at least 0", _deviation)
 
     def recipe(self, shape: tuple[int, ...], dtype: Any) -> Recipe:
-        return Recipe(_NORMAL, np.asarray(self.stddev, self._dtype(dtype, np.floating, np.complexfloating)))
+        return Recipe(_NORMAL, np.asarray(self.stddev, self._dtype(dtype, "floating", "complexfloating")))
 
 
 class TruncatedNormal(Initializer):
-    """x = stddev · z with z ~ N(0, 1) given lower < z < upper.
+    """x = stddev · z with z ~ N(0, 1), given lower < z < upper.
 
     Args:
-      stddev: The standard deviation before truncation; of the default (−2, 2), 0.88 of it is left.
+      stddev: The standard deviation before truncation; with bounds of ±2, 0.88 of it is left.
       lower, upper: The bounds, in standard deviations.
 
-    Source: JAX and Flax bound z as here; PyTorch's `trunc_normal_` bounds x itself, which is lower=a/stddev.
+    Source: the bounds are on z as in JAX and Flax; PyTorch's `trunc_normal_` bounds x, so its a is lower · stddev.
     """
 
     stddev: float = 0.01
@@ -146,12 +141,12 @@ class TruncatedNormal(Initializer):
     upper: float = 2.0
 
     def __post_init__(self) -> None:
-        self._check(_is_number(self.stddev, 0), "a standard deviation of at least 0", "stddev")
-        self._check(self.lower < self.upper, f"a lower bound below upper={self.upper!r}", "lower")
+        self._take("stddev", "a standard deviation of at least 0", _deviation)
+        self._take("lower", f"a lower bound below upper={self.upper!r}", lambda lower: lower < self.upper)
 
     def recipe(self, shape: tuple[int, ...], dtype: Any) -> Recipe:
-        factor = np.asarray(self.stddev, self._dtype(dtype, np.floating))
-        return Recipe(Standard(_truncated_normal, (self.lower, self.upper)), factor)
+        standard = Standard(_truncated_normal, (self.lower, self.upper))
+        return Recipe(standard, np.asarray(self.stddev, self._dtype(dtype, "floating")))
 
 
 class Uniform(Initializer):
@@ -160,16 +155,16 @@ class Uniform(Initializer):
     Args:
       scale: The upper bound.
 
-    Source: as in JAX and Flax. Keras, Haiku and PyTorch give both bounds: `UniformRange`.
+    Source: as in JAX and Flax. What Keras, Haiku and PyTorch call uniform takes both bounds: `UniformRange`.
     """
 
     scale: float = 0.01
 
     def __post_init__(self) -> None:
-        self._check(_is_number(self.scale), "a number", "scale")
+        self._take("scale", "a number", _number)
 
     def recipe(self, shape: tuple[int, ...], dtype: Any) -> Recipe:
-        return Recipe(Standard(jax.random.uniform), np.asarray(self.scale, self._dtype(dtype, np.floating)))
+        return Recipe(Standard(jax.random.uniform), np.asarray(self.scale, self._dtype(dtype, "floating")))
 
 
 class UniformRange(Initializer):
@@ -183,21 +178,21 @@ class UniformRange(Initializer):
     high: float
 
     def __post_init__(self) -> None:
-        self._check(_is_number(self.low) and _is_number(self.high), "two numbers", "low")
-        self._check(self.low <= self.high, f"a lower bound of at most high={self.high!r}", "low")
+        self._take("high", "a number", _number)
+        self._take("low", f"a number of at most high={self.high!r}", lambda low: _number(low) and low <= self.high)
 
     def recipe(self, shape: tuple[int, ...], dtype: Any) -> Recipe:
-        factor = np.asarray(1.0, self._dtype(dtype, np.floating))
-        return Recipe(Standard(jax.random.uniform, (self.low, self.high)), factor)
+        standard = Standard(jax.random.uniform, (self.low, self.high))
+        return Recipe(standard, np.asarray(1.0, self._dtype(dtype, "floating")))
 
 
 class TorchBias(Initializer):
-    """x ~ U(−b, b) with b = 1 / √fan_in, as PyTorch draws a bias.
+    """x ~ U(−b, b) with b = 1 / √fan_in, as PyTorch draws biases.
 
-    A recurrent layer's kernels and biases are all drawn so there, with its hidden size for fan_in.
+    Its recurrent layers draw kernels and biases so, with the hidden size for fan_in; Bilinear with the first input's.
 
     Args:
-      fan_in: The fan_in of the kernel beside it.
+      fan_in: The fan_in of the kernel that the bias goes with.
 
     Source: `torch.nn.Linear.reset_parameters`.
     """
@@ -205,202 +200,160 @@ class TorchBias(Initializer):
     fan_in: int
 
     def __post_init__(self) -> None:
-        self._check(isinstance(self.fan_in, int) and self.fan_in >= 1, "the kernel's fan_in, at least 1", "fan_in")
+        self._take("fan_in", "the kernel's fan_in, 1 or more", lambda held: isinstance(held, int) and held >= 1)
 
     def recipe(self, shape: tuple[int, ...], dtype: Any) -> Recipe:
-        return Recipe(_SYMMETRIC, np.asarray(1 / math.sqrt(self.fan_in), self._dtype(dtype, np.floating)))
+        return Recipe(_SYMMETRIC, np.asarray(1 / math.sqrt(self.fan_in), self._dtype(dtype, "floating")))
 
 
 # Draws as wide as the fans ask
 
 
-class VarianceScaling(Initializer):
+class _Kernel(Initializer):
+    """x with mean 0 and variance scale / n, n being a fan."""
+
+    in_axis: int | tuple[int, ...] = dataclasses.field(default=-2, kw_only=True)
+    out_axis: int | tuple[int, ...] = dataclasses.field(default=-1, kw_only=True)
+    batch_axis: int | tuple[int, ...] = dataclasses.field(default=(), kw_only=True)
+
+    def __post_init__(self) -> None:
+        for field in ("in_axis", "out_axis", "batch_axis"):
+            self._take(field, "an axis or a tuple of axes", lambda held: all(isinstance(a, int) for a in _axes(held)))
+
+    def _law(self) -> tuple[float, str, str]:
+        """Scale, mode and distribution."""
+        raise NotImplementedError
+
+    def recipe(self, shape: tuple[int, ...], dtype: Any) -> Recipe:
+        scale, mode, distribution = self._law()
+        dtype = self._dtype(dtype, "floating", "complexfloating")
+        standard, wider, left = (_COMPLEX if dtype.kind == "c" else _DISTRIBUTIONS)[distribution]
+        variance = np.asarray(scale / _MODES[mode](*self._fans(shape)), dtype)
+        return Recipe(standard, np.sqrt(np.asarray(wider, dtype) * variance) / np.asarray(left, dtype))
+
+    def _fans(self, shape: tuple[int, ...]) -> tuple[float, float]:
+        named = (self.in_axis, self.out_axis, self.batch_axis)
+        try:
+            inputs, outputs, batch = (math.prod(shape[axis] for axis in _axes(axes)) for axes in named)
+        except IndexError:
+            raise ValueError(
+                f"{self!r} takes an array with axes in_axis={self.in_axis} and out_axis={self.out_axis}, got shape "
+                f"{shape}: name the axes, or use an initialiser of a given width, such as Normal"
+            ) from None
+        if 0 in shape:
+            return 1, 1  # nothing will be drawn
+        rest = math.prod(shape) / inputs / outputs / batch
+        return inputs * rest, outputs * rest
+
+
+def _axes(axes: int | tuple[int, ...]) -> tuple[int, ...]:
+    return axes if isinstance(axes, tuple) else (axes,)
+
+
+class VarianceScaling(_Kernel):
     """x with mean 0 and variance scale / n, n being a fan of the kernel.
 
     Args:
-      scale: The gain, squared.
-      mode: What n is: "fan_in", "fan_out", "fan_avg" (their mean) or "fan_geo_avg" (the root of their product).
-      distribution: "normal"; "truncated_normal", which is cut at two standard deviations and widened to keep the
-        variance; or "uniform". Complex arrays take the last two from a disk.
-      in_axis, out_axis: The axis, or tuple of axes, of the inputs and of the outputs.
-      batch_axis: Axes over which the kernel holds independent ones. All further axes count towards both fans.
+      scale: The square of the gain.
+      mode: What n is: "fan_in", "fan_out", "fan_avg" (their mean) or "fan_geo_avg" (their geometric mean).
+      distribution: "normal", "truncated_normal" (at two standard deviations, then widened to the stated variance) or
+        "uniform". Of complex numbers, the last two are in a disk.
+      in_axis, out_axis, batch_axis: The kernel's axes.
     """
 
     scale: float
     mode: str
     distribution: str
-    in_axis: int | tuple[int, ...] = -2
-    out_axis: int | tuple[int, ...] = -1
-    batch_axis: int | tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        self._check(_is_number(self.scale, 0), "a scale of at least 0", "scale")
-        for field, known in (("mode", _MODES), ("distribution", _DISTRIBUTIONS)):
-            self._check(getattr(self, field) in known, " or ".join(map(repr, known)), field)
-        for field in ("in_axis", "out_axis", "batch_axis"):
-            axes = getattr(self, field)
-            axes = axes if isinstance(axes, tuple) else (axes,)
-            self._check(all(isinstance(axis, int) for axis in axes), "an axis or a tuple of axes", field)
+        super().__post_init__()
+        self._take("scale", "a scale of at least 0", _deviation)
+        self._take("mode", " or ".join(map(repr, _MODES)), _MODES.__contains__)
+        self._take("distribution", " or ".join(map(repr, _DISTRIBUTIONS)), _DISTRIBUTIONS.__contains__)
 
-    def recipe(self, shape: tuple[int, ...], dtype: Any) -> Recipe:
-        dtype = self._dtype(dtype, np.floating, np.complexfloating)
-        variance = np.asarray(self.scale / _MODES[self.mode](*self._fans(shape)), dtype)
-        standard, factor = _DISTRIBUTIONS[self.distribution](variance)
-        return Recipe(standard, factor)
-
-    def _fans(self, shape: tuple[int, ...]) -> tuple[float, float]:
-        try:
-            inputs, outputs, batch = (
-                math.prod(shape[axis] for axis in ((axes,) if isinstance(axes, int) else axes))
-                for axes in (self.in_axis, self.out_axis, self.batch_axis)
-            )
-        except IndexError:
-            raise ValueError(
-                f"{self!r} takes an array with the axes in_axis={self.in_axis} and out_axis={self.out_axis}, got shape "
-                f"{shape}: say which axes are meant, or use Normal, Uniform or a constant"
-            ) from None
-        if 0 in shape:
-            return 1, 1  # nothing is drawn
-        rest = math.prod(shape) / inputs / outputs / batch
-        return inputs * rest, outputs * rest
+    def _law(self) -> tuple[float, str, str]:
+        return self.scale, self.mode, self.distribution
 
 
-_MODES = {
-    "fan_in": lambda fan_in, fan_out: fan_in,
-    "fan_out": lambda fan_in, fan_out: fan_out,
-    "fan_avg": lambda fan_in, fan_out: (fan_in + fan_out) / 2,
-    "fan_geo_avg": lambda fan_in, fan_out: (fan_in * fan_out) ** 0.5,
-}
-
-
-def _truncated(variance: Any) -> tuple[Standard, Any]:
-    # The divisors are the deviations of the standard draws.
-    if variance.dtype.kind == "c":
-        return Standard(_disk_normal), np.sqrt(variance) / np.asarray(0.95311164380491208, variance.dtype)
-    two_sided = Standard(_truncated_normal, (-2.0, 2.0))
-    return two_sided, np.sqrt(variance) / np.asarray(0.87962566103423978, variance.dtype)
-
-
-def _uniform(variance: Any) -> tuple[Standard, Any]:
-    if variance.dtype.kind == "c":
-        return Standard(_disk_uniform), np.sqrt(variance)
-    return _SYMMETRIC, np.sqrt(np.asarray(3, variance.dtype) * variance)
-
-
-_DISTRIBUTIONS = {
-    "normal": lambda variance: (_NORMAL, np.sqrt(variance)),
-    "truncated_normal": _truncated,
-    "uniform": _uniform,
-}
-
-
-def _truncated_normal(key: jax.Array, shape: tuple[int, ...], dtype: Any, lower: float, upper: float) -> jax.Array:
-    return jax.random.truncated_normal(key, lower, upper, shape, dtype)
-
-
-def _disk_uniform(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-    """Complex numbers uniform in a disk, with variance 1."""
-    return _disk(key, shape, dtype, lambda u: jnp.sqrt(2 * u))
-
-
-def _disk_normal(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-    """Complex normal numbers of variance 1, given that the modulus is below 2."""
-    return _disk(key, shape, dtype, lambda u: jnp.sqrt(-jnp.log(1 - (1 - jnp.exp(jnp.full((), -4, u.dtype))) * u)))
-
-
-def _disk(key: jax.Array, shape: tuple[int, ...], dtype: Any, modulus: Callable[[jax.Array], jax.Array]) -> jax.Array:
-    real = np.zeros((), dtype).real.dtype
-    u, angle = (jax.random.uniform(k, shape, real) for k in jax.random.split(key))
-    r, angle = modulus(u), 2 * np.pi * angle
-    return lax.complex(r * jnp.cos(angle), r * jnp.sin(angle))
-
-
-class LecunNormal(VarianceScaling):
-    """x ~ truncated normal with variance 1 / fan_in.
+class LecunNormal(_Kernel):
+    """x ~ truncated normal of variance 1 / fan_in.
 
     Args:
-      in_axis, out_axis, batch_axis: As of `VarianceScaling`.
+      in_axis, out_axis, batch_axis: The kernel's axes.
 
-    Source: LeCun et al., Efficient backprop (1998); Klambauer et al., Self-normalizing neural networks (2017). Flax's
-    default for kernels.
+    Source: LeCun et al., Efficient backprop (1998). The default of Flax.
     """
 
-    scale: float = dataclasses.field(default=1.0, init=False)
-    mode: str = dataclasses.field(default="fan_in", init=False)
-    distribution: str = dataclasses.field(default="truncated_normal", init=False)
+    def _law(self) -> tuple[float, str, str]:
+        return 1.0, "fan_in", "truncated_normal"
 
 
-class LecunUniform(VarianceScaling):
-    """x ~ U(−b, b) with b = √(3 / fan_in). Args and source: as of `LecunNormal`."""
+class LecunUniform(_Kernel):
+    """x ~ U(−b, b) with b = √(3 / fan_in). Args, Source: as of `LecunNormal`."""
 
-    scale: float = dataclasses.field(default=1.0, init=False)
-    mode: str = dataclasses.field(default="fan_in", init=False)
-    distribution: str = dataclasses.field(default="uniform", init=False)
+    def _law(self) -> tuple[float, str, str]:
+        return 1.0, "fan_in", "uniform"
 
 
-class GlorotNormal(VarianceScaling):
-    """x ~ truncated normal with variance 2 / (fan_in + fan_out).
+class GlorotNormal(_Kernel):
+    """x ~ truncated normal of variance 2 / (fan_in + fan_out).
 
     Args:
-      in_axis, out_axis, batch_axis: As of `VarianceScaling`.
+      in_axis, out_axis, batch_axis: The kernel's axes.
 
     Source: Glorot and Bengio, Understanding the difficulty of training deep feedforward neural networks (2010).
     PyTorch's `xavier_normal_` is not truncated: `VarianceScaling(1.0, "fan_avg", "normal")`.
     """
 
-    scale: float = dataclasses.field(default=1.0, init=False)
-    mode: str = dataclasses.field(default="fan_avg", init=False)
-    distribution: str = dataclasses.field(default="truncated_normal", init=False)
+    def _law(self) -> tuple[float, str, str]:
+        return 1.0, "fan_avg", "truncated_normal"
 
 
-class GlorotUniform(VarianceScaling):
-    """x ~ U(−b, b) with b = √(6 / (fan_in + fan_out)). Args and source: as of `GlorotNormal`; Keras' default."""
+class GlorotUniform(_Kernel):
+    """x ~ U(−b, b) with b = √(6 / (fan_in + fan_out)), the default of Keras. Args, Source: as of `GlorotNormal`."""
 
-    scale: float = dataclasses.field(default=1.0, init=False)
-    mode: str = dataclasses.field(default="fan_avg", init=False)
-    distribution: str = dataclasses.field(default="uniform", init=False)
+    def _law(self) -> tuple[float, str, str]:
+        return 1.0, "fan_avg", "uniform"
 
 
-class HeNormal(VarianceScaling):
-    """x ~ truncated normal with variance 2 / fan_in, for what goes into a relu.
+class HeNormal(_Kernel):
+    """x ~ truncated normal of variance 2 / fan_in, for what a relu follows.
 
     Args:
-      in_axis, out_axis, batch_axis: As of `VarianceScaling`.
+      in_axis, out_axis, batch_axis: The kernel's axes.
 
     Source: He et al., Delving deep into rectifiers (2015). PyTorch's `kaiming_normal_` is not truncated:
     `VarianceScaling(2.0, "fan_in", "normal")`.
     """
 
-    scale: float = dataclasses.field(default=2.0, init=False)
-    mode: str = dataclasses.field(default="fan_in", init=False)
-    distribution: str = dataclasses.field(default="truncated_normal", init=False)
+    def _law(self) -> tuple[float, str, str]:
+        return 2.0, "fan_in", "truncated_normal"
 
 
-class HeUniform(VarianceScaling):
-    """x ~ U(−b, b) with b = √(6 / fan_in). Args and source: as of `HeNormal`."""
+class HeUniform(_Kernel):
+    """x ~ U(−b, b) with b = √(6 / fan_in). Args, Source: as of `HeNormal`."""
 
-    scale: float = dataclasses.field(default=2.0, init=False)
-    mode: str = dataclasses.field(default="fan_in", init=False)
-    distribution: str = dataclasses.field(default="uniform", init=False)
+    def _law(self) -> tuple[float, str, str]:
+        return 2.0, "fan_in", "uniform"
 
 
-class TorchKernel(VarianceScaling):
+class TorchKernel(_Kernel):
     """x ~ U(−b, b) with b = 1 / √fan_in, as PyTorch draws the kernels of Linear and Conv.
 
     Args:
-      in_axis, out_axis, batch_axis: As of `VarianceScaling`.
+      in_axis, out_axis, batch_axis: The kernel's axes.
 
-    Source: `torch.nn.Linear.reset_parameters`: He's uniform for a leaky relu of slope √5. Its transposed convolutions
-    take fan_out for fan_in: `VarianceScaling(1 / 3, "fan_out", "uniform")`; its attention is `GlorotUniform` over the
-    packed projection, its embedding `Normal(1.0)`.
+    Source: `torch.nn.Linear.reset_parameters`, where it is He's for a leaky relu of slope √5. Of the other layers
+    there, ConvTranspose takes fan_out, `VarianceScaling(1 / 3, "fan_out", "uniform")`; attention draws its packed
+    projection by `GlorotUniform()`, its biases are 0; Embedding is `Normal(1.0)`, PReLU `Constant(0.25)`.
     """
 
-    scale: float = dataclasses.field(default=1 / 3, init=False)
-    mode: str = dataclasses.field(default="fan_in", init=False)
-    distribution: str = dataclasses.field(default="uniform", init=False)
+    def _law(self) -> tuple[float, str, str]:
+        return 1 / 3, "fan_in", "uniform"
 
 
-XavierNormal = GlorotNormal  # the same under the author's first name; it prints as GlorotNormal()
+# The same by the author's other name. They print as Glorot… and He….
+XavierNormal = GlorotNormal
 XavierUniform = GlorotUniform
 KaimingNormal = HeNormal
 KaimingUniform = HeUniform
@@ -410,52 +363,96 @@ KaimingUniform = HeUniform
 
 
 class Orthogonal(Initializer):
-    """x = scale · Q with QᵀQ = 1 (QQᵀ = 1 where Q is wider than high), uniform among such matrices.
+    """x = scale · Q with orthonormal columns, or rows where these are fewer; uniform among such matrices.
 
-    Axes but column_axis are taken together as rows. Half-precision arrays are rounded from float32.
+    All axes but the columns' together are the rows. Half-precision arrays are rounded from float32.
 
     Args:
       scale: The gain.
       column_axis: The axis of the columns.
 
-    Source: Saxe et al., Exact solutions to the nonlinear dynamics of learning (2013).
+    Source: Saxe et al., Exact solutions to the nonlinear dynamics of learning in deep linear neural networks (2013).
     """
 
     scale: float = 1.0
     column_axis: int = -1
 
     def __post_init__(self) -> None:
-        self._check(_is_number(self.scale), "a number", "scale")
-        self._check(isinstance(self.column_axis, int), "an axis", "column_axis")
+        self._take("scale", "a number", _number)
+        self._take("column_axis", "an axis", lambda held: isinstance(held, int))
 
     def __call__(self, key: Any, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-        dtype = self._dtype(dtype, np.floating, np.complexfloating)
-        self._check_shape(shape, len(shape) >= 2, "two axes or more")
+        dtype = self._dtype(dtype, "floating", "complexfloating")
+        self._expect(len(shape) >= 2, "an array with two axes or more", shape)
         if 0 in shape:
             return jnp.zeros(shape, dtype)
         columns = shape[self.column_axis]
-        rows = [*shape]
+        rows = list(shape)
         del rows[self.column_axis]
         exact = dtype if dtype.itemsize >= 4 else np.dtype(np.float32)
         q = jax.random.orthogonal(key, math.prod(rows), (), exact, columns).reshape(*rows, columns)
         q = lax.optimization_barrier(jnp.moveaxis(q, -1, self.column_axis))
         return (q * np.asarray(self.scale, exact)).astype(dtype)
 
-    def _check_shape(self, shape: tuple[int, ...], holds: bool, takes: str) -> None:
+    def _expect(self, holds: bool, takes: str, shape: tuple[int, ...]) -> None:
         if not holds:
-            raise ValueError(f"{self!r} takes {takes}, got shape {tuple(shape)}: use another initialiser there")
+            raise ValueError(f"{self!r} takes {takes}, got shape {tuple(shape)}: use another initialiser for it")
 
 
 class DeltaOrthogonal(Orthogonal):
-    """x = scale · Q at the centre of a convolution's window, 0 elsewhere; see `Orthogonal`.
+    """x = scale · Q at the centre of a convolution's window, 0 elsewhere.
+
+    Args:
+      scale, column_axis: As of `Orthogonal`.
 
     Source: Xiao et al., Dynamical isometry and a mean field theory of CNNs (2018).
     """
 
     def __call__(self, key: Any, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+        self._expect(3 <= len(shape) <= 5, "a convolution's kernel with 1 to 3 axes of its window", shape)
         *window, inputs, outputs = shape
-        self._check_shape(shape, 1 <= len(window) <= 3, "a convolution's kernel with a window of 1 to 3 axes")
-        self._check_shape(shape, inputs <= outputs, "at least as many outputs as inputs, (…, in, out)")
+        self._expect(inputs <= outputs, "a kernel with at least as many outputs as inputs", shape)
         q = super().__call__(key, (inputs, outputs), dtype)
-        centre = tuple((n - 1) // 2 for n in window)
-        return jnp.zeros(shape, q.dtype).at[centre].set(q)
+        if 0 in window:
+            return jnp.zeros(shape, q.dtype)
+        return jnp.zeros(shape, q.dtype).at[tuple((n - 1) // 2 for n in window)].set(q)
+
+
+# Standard draws
+
+
+def _truncated_normal(key: jax.Array, shape: tuple[int, ...], dtype: Any, lower: float, upper: float) -> jax.Array:
+    return jax.random.truncated_normal(key, lower, upper, shape, dtype)
+
+
+def _disk(key: jax.Array, shape: tuple[int, ...], dtype: Any, radius: float | None = None) -> jax.Array:
+    """Complex numbers of variance 1: uniform in a disk, or normal and cut at a radius."""
+    real = np.zeros((), dtype).real.dtype
+    u, v = (jax.random.uniform(k, shape, real) for k in jax.random.split(key))
+    r = jnp.sqrt(2 * u) if radius is None else jnp.sqrt(-jnp.log(1 - (1 - math.exp(-(radius**2))) * u))
+    return lax.complex(r * jnp.cos(2 * np.pi * v), r * jnp.sin(2 * np.pi * v))
+
+
+_NORMAL = Standard(jax.random.normal)
+_SYMMETRIC = Standard(jax.random.uniform, (-1.0, 1.0))
+_TRUNCATED = Standard(_truncated_normal, (-2.0, 2.0))
+
+_MODES: dict[str, Callable[[float, float], float]] = {
+    "fan_in": lambda fan_in, fan_out: fan_in,
+    "fan_out": lambda fan_in, fan_out: fan_out,
+    "fan_avg": lambda fan_in, fan_out: (fan_in + fan_out) / 2,
+    "fan_geo_avg": lambda fan_in, fan_out: (fan_in * fan_out) ** 0.5,
+}
+
+
+# A standard draw; what its variance of 1 or less is multiplied by, and its standard deviation divided by, to be 1.
+_DISTRIBUTIONS: dict[str, tuple[Standard, float, float]] = {
+    "normal": (_NORMAL, 1, 1),
+    "truncated_normal": (_TRUNCATED, 1, 0.87962566103423978),
+    "uniform": (_SYMMETRIC, 3, 1),
+}
+_COMPLEX: dict[str, tuple[Standard, float, float]] = {
+    "normal": (_NORMAL, 1, 1),
+    "truncated_normal": (Standard(_disk, (2.0,)), 1, 0.95311164380491208),
+    "uniform": (Standard(_disk), 1, 1),
+}

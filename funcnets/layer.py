@@ -36,13 +36,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple, NoReturn, cast, final, overload
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from funcnets.bound import Bound
 from funcnets.plan import Marked, Plan, all_differences, make_plan, sample_marks
 from funcnets.random import as_key
 from funcnets.record import Arrays, Kind
-from funcnets.scope import Bound, Misfit, Scope, States, as_inputs, check_first_input, given_keys, misfit_error, unread
-from funcnets.shapes import Tree, describe, near, show, spec
+from funcnets.scope import Misfit, Scope, States, given_keys
+from funcnets.shapes import Tree, describe, misfit_error, near, show, spec, unread
 from funcnets.values import Value
 
 _OWN = ("init", "init_state", "apply", "plan", "bind")  # what every layer has
@@ -275,6 +277,32 @@ def _check_modes(what: str, kwargs: dict[str, Any]) -> None:
     if taken:
         raise TypeError(
             f"{what} take the inputs that apply takes, but not {', '.join(taken)}: shapes do not depend on it"
+        )
+
+
+# What inputs are taken
+
+
+def as_inputs(tree: Tree) -> Tree:
+    """Inputs of a pass: NumPy arrays as JAX arrays, everything else as it is."""
+    return jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, (np.ndarray, np.generic)) else x, tree)
+
+
+def check_first_input(scope: Scope, inputs: tuple[Any, ...]) -> None:
+    """Raises for a leaf whose first input is a Python scalar or a shape: dtype, or all, would be a guess."""
+    if not inputs:
+        return
+    first = inputs[0]
+    if isinstance(first, (bool, int, float, complex)):
+        raise TypeError(
+            f"{scope.place}: {describe(scope.layer)} takes an array first, got the Python {type(first).__name__} "
+            f"{first!r}. "
+            f"Wrap it: jnp.asarray({first!r}, dtype)"
+        )
+    if isinstance(first, tuple) and first and all(type(n) is int for n in first):
+        raise TypeError(
+            f"{scope.place}: {describe(scope.layer)} takes an array first, got the numbers {first!r}. "
+            f"For a shape, write jax.ShapeDtypeStruct({first!r}, jnp.float32)"
         )
 
 

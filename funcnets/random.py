@@ -26,7 +26,7 @@ import hashlib
 import itertools
 import math
 import operator
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -150,7 +150,8 @@ _STREAM = define_prng_impl(
 
 
 def _has_stream(key: jax.Array) -> bool:
-    return bool(jax.random.key_impl(key) == "threefry2x32" and jax.config.jax_threefry_partitionable)
+    partitionable: bool = jax.config.jax_threefry_partitionable  # pyright: ignore[reportAttributeAccessIssue]
+    return partitionable and jax.random.key_impl(key) == "threefry2x32"
 
 
 # Draws
@@ -262,10 +263,12 @@ def draw(key: Any, requests: Sequence[Request]) -> list[Any]:
         return []
     key = as_key(key)
     traced, words = _read(key)
-    put = functools.partial(jax.device_put, device=key.sharding if words is not None and key.committed else None)
+    place = key.sharding if words is not None and key.committed else None
+    # A buffer of its own for each array: one shared with NumPy could not be donated.
+    put: Callable[[Any], Any] = functools.partial(jax.device_put, device=place, may_alias=False)
     drawn: dict[int, Any] = {}
-    recipes: dict[int, Recipe] = {}
-    values: list[int] = []
+    windowed: dict[int, Recipe] = {}
+    compiled: list[int] = []
     others: list[int] = []
     for i, request in enumerate(requests):
         recipe = _recipe(request)
@@ -273,18 +276,13 @@ def draw(key: Any, requests: Sequence[Request]) -> list[Any]:
         if recipe is not None and (recipe.standard is None or 0 in shape):
             drawn[i] = jnp.full(shape, recipe.factor) if words is None else put(np.full(shape, recipe.factor))
         elif recipe is not None and words is not None and recipe.factor.dtype.kind != "c":
-            recipes[i] = recipe
+            windowed[i] = recipe
         else:
-            (values if traced and isinstance(request.init, Value) else others).append(i)
+            (compiled if traced and isinstance(request.init, Value) else others).append(i)
     if words is not None:
-        keys: dict[int, np.ndarray] = {}
-        for group in _grouped(recipes, lambda i: requests[i].way):
-            keys |= zip(group, _derive(words, [requests[i] for i in group], _fold_numpy, np.arange), strict=True)
-        for group in _grouped(recipes, lambda i: (recipes[i].standard, recipes[i].factor.dtype)):
-            wanted = [(keys[i], recipes[i].factor, requests[i].shape) for i in group]
-            drawn |= zip(group, _cut(recipes[group[0]].standard, wanted, put), strict=False)
-    if values:
-        drawn |= zip(values, _draw_values(key, tuple(requests[i] for i in values)), strict=True)
+        drawn |= _draw_windowed(words, requests, windowed, put)
+    if compiled:
+        drawn |= zip(compiled, _draw_compiled(key, tuple(requests[i] for i in compiled)), strict=True)
     drawn |= zip(others, _draw_others(key, [requests[i] for i in others], traced), strict=True)
     return [drawn[i] for i in range(len(requests))]
 
@@ -327,21 +325,37 @@ def _derive(key: Any, requests: Sequence[Request], fold: Callable[..., Any], ara
     return key
 
 
-def _cut(standard: Any, wanted: list[tuple[Any, Any, tuple[int, ...]]], put: Callable[[Any], Any]) -> Iterator[Any]:
-    """For each (keys, factor, shape) wanted, the arrays of these keys, stacked."""
-    windows = [-(-math.prod(shape) // _WIDTH) for _, _, shape in wanted]
-    each = list(zip(wanted, windows, strict=True))
-    keys = np.concatenate([np.repeat(key.ravel(), n) for (key, _, _), n in each])
-    starts = np.concatenate([np.tile(np.arange(n, dtype=np.uint64) * _WIDTH, key.size) for (key, _, _), n in each])
-    factors = np.concatenate([np.full(key.size * n, factor) for (key, factor, _), n in each])
-    streams = np.stack([keys >> 32, keys, starts >> 32, starts], axis=1).astype(np.uint32)
+def _draw_windowed(
+    words: np.ndarray, requests: Sequence[Request], recipes: dict[int, Recipe], put: Callable[[Any], Any]
+) -> dict[int, Any]:
+    keys: dict[int, np.ndarray] = {}
+    for group in _grouped(recipes, lambda i: requests[i].way):
+        keys |= zip(group, _derive(words, [requests[i] for i in group], _fold_numpy, np.arange), strict=True)
+    drawn: dict[int, Any] = {}
+    for group in _grouped(recipes, lambda i: (recipes[i].standard, recipes[i].factor.dtype)):
+        counts = [-(-math.prod(requests[i].shape) // _WIDTH) for i in group]  # windows to an array
+        each = [(keys[i].ravel(), recipes[i].factor, n) for i, n in zip(group, counts, strict=True)]
+        starts = np.concatenate([np.tile(np.arange(n, dtype=np.uint64) * _WIDTH, key.size) for key, _, n in each])
+        repeated = np.concatenate([np.repeat(key, n) for key, _, n in each])
+        factors = np.concatenate([np.full(key.size * n, factor) for key, factor, n in each])
+        streams = np.stack([repeated >> 32, repeated, starts >> 32, starts], axis=1).astype(np.uint32)
+        rows = _rows(streams, factors, recipes[group[0]].standard, put)
+        for i, n in zip(group, counts, strict=True):
+            shape, size = requests[i].shape, keys[i].size
+            windows = np.concatenate(list(itertools.islice(rows, size * n))).reshape(size, n * _WIDTH)
+            drawn[i] = put(windows[:, : math.prod(shape)].reshape((*keys[i].shape, *shape)))
+    return drawn
+
+
+def _rows(
+    streams: np.ndarray, factors: np.ndarray, standard: Standard | None, put: Callable[[Any], Any]
+) -> Iterator[np.ndarray]:
+    """The windows at the beginning of streams, times the factors."""
+    assert standard is not None
     padding = -len(streams) % _ROWS
     streams, factors = np.pad(streams, ((0, padding), (0, 0))), np.pad(factors, (0, padding))
-    blocks = (put((streams[at : at + _ROWS], factors[at : at + _ROWS])) for at in range(0, len(streams), _ROWS))
-    rows = itertools.chain.from_iterable(np.asarray(_windows(*block, standard)) for block in blocks)
-    for (key, _, shape), n in each:
-        flat = np.concatenate(list(itertools.islice(rows, key.size * n))).reshape(key.size, -1)
-        yield put(flat[:, : math.prod(shape)].reshape((*key.shape, *shape)), may_alias=False)
+    for at in range(0, len(streams), _ROWS):
+        yield from np.asarray(_windows(*put((streams[at : at + _ROWS], factors[at : at + _ROWS])), standard))
 
 
 def _draw_others(key: jax.Array, requests: Sequence[Request], traced: bool) -> list[Any]:
@@ -367,7 +381,7 @@ def _draw_others(key: jax.Array, requests: Sequence[Request], traced: bool) -> l
 
 
 # Compiled as one under a vmap outside of jit, too, and traced once for equal nets.
-_draw_values = jax.jit(functools.partial(_draw_others, traced=True), static_argnums=1)
+_draw_compiled = jax.jit(functools.partial(_draw_others, traced=True), static_argnums=1)
 
 
 def _maker(request: Request, impl: Any) -> Callable[[jax.Array], Any]:
@@ -392,7 +406,7 @@ def _maker(request: Request, impl: Any) -> Callable[[jax.Array], Any]:
 
 
 @contextlib.contextmanager
-def _noting(request: Request) -> Iterator[None]:
+def _noting(request: Request) -> Generator[None]:
     try:
         yield
     except Exception as error:

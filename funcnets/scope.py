@@ -2,7 +2,7 @@
 
 A `Scope` is a place in a running net: a layer, its path, and what belongs to it there: its part of the parameters, the
 states and keys of the pass, the mode. Here is the scope of a pass that computes; that of a pass that plans, on shapes
-alone, is in `funcnets.plan`. `Bound` is the face of a scope that a forward function sees as `m` and `m.child`.
+alone, is in `funcnets.plan`; the face of a scope that a forward function sees as `m` is in `funcnets.bound`.
 
 States and keys know the JAX trace they were made in. Inside a raw transform a new state would leak out of it, and a key
 would be the same in every turn, so both raise there, and only when they are really needed.
@@ -15,12 +15,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import jax
-import jax.extend
 import jax.numpy as jnp
-import numpy as np
 
 from funcnets.random import as_key, copy_key, path_key, path_keys, run_key
-from funcnets.shapes import Tree, below, describe, differences, join, names_of, near, show, specs, table
+from funcnets.shapes import Tree, below, describe, differences, join, names_of, show
 
 if TYPE_CHECKING:
     from funcnets.layer import Layer
@@ -39,7 +37,9 @@ class Misfit(ValueError):
 
 
 def _now() -> Any:
-    return jax.extend.core.get_opaque_trace_state()
+    from jax.extend.core import get_opaque_trace_state  # jax.extend takes longer to import than all of this package
+
+    return get_opaque_trace_state()
 
 
 def _leak(what: str, path: str) -> RuntimeError:
@@ -325,164 +325,3 @@ def explain(error: Exception, scope: Scope, inputs: tuple[Any, ...], kwargs: dic
             f"{start}{scope.path or '(the net itself)'}: {describe(scope.layer)}\n"
             f"  called with {got or 'no inputs'}{during}"
         )
-
-
-class Bound:
-    """A layer at its place in a running net: `m` and `m.child` in a forward function, and what `net.bind(params)`
-    gives.
-
-    Calling it runs the layer. Attributes are its children, then the layer's own fields; `train`, `key`, `params` and
-    `state` are the pass's.
-    """
-
-    __slots__ = ("__weakref__", "_scope")
-
-    def __init__(self, scope: Scope) -> None:
-        self._scope = scope
-
-    def __call__(
-        self,
-        *inputs: Any,
-        params: Any = None,
-        state: Any = None,
-        key: Any = None,
-        train: bool | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """Runs the layer on the inputs.
-
-        Args:
-          params: Parameters in place of the layer's own, or a function of its own.
-          state: A state to start from in place of the pass's; the call then returns (output, new state).
-          key: A key in place of the pass's.
-          train: The mode in place of the pass's.
-        """
-        if params is None and state is None and key is None and train is None:
-            return self._scope.run(inputs, kwargs)
-        output, new = self._scope.run_with(inputs, kwargs, params, state, key, train)
-        return output if state is None else (output, state if new is None else new)
-
-    @property
-    def train(self) -> bool:
-        """Whether the pass trains."""
-        return self._scope.mode()
-
-    def key(self) -> jax.Array:
-        """A key for the layer's own randomness, another at each call."""
-        return self._scope.take_key()
-
-    @property
-    def params(self) -> Tree:
-        """The layer's parameters."""
-        return self._scope.read_params()
-
-    @property
-    def state(self) -> Tree:
-        """The layer's state as it stands now; {} where there is none. It may be set, to one of the same structure."""
-        return self._scope.read_state()
-
-    @state.setter
-    def state(self, new: Tree) -> None:
-        self._scope.new_state(self._scope.read_state(), new)
-
-    def __getitem__(self, which: int | str) -> Bound:
-        layer = self._scope.layer
-        if layer._is_wrapper:
-            return self._inside()[which]
-        name, child = layer._child(which)
-        return Bound(self._scope.child(name, child))
-
-    def _inside(self) -> Bound:
-        """What a wrapper stands for."""
-        name, child = self._scope.layer._entries()[0]
-        return Bound(self._scope.child(name, child))
-
-    def _at(self, index: int) -> Bound:
-        name, child = self._scope.layer._entries()[index]
-        return Bound(self._scope.child(name, child))
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        layer = self._scope.layer
-        found = layer._members().get(name)
-        if isinstance(found, int):
-            return self._at(found)
-        if found is not None:
-            return tuple(map(self._at, found))
-        if hasattr(type(layer), name) or name in layer.__dict__ or name in layer._hyperparameters():
-            return getattr(layer, name)
-        if layer._is_wrapper:
-            return getattr(self._inside(), name)
-        for i, (given, _) in enumerate(layer._entries()):
-            if given == name:
-                return self._at(i)
-        names = {*layer._members(), *layer._hyperparameters(), *(n for n, _ in layer._entries())}
-        raise AttributeError(
-            f"{describe(layer)} has no child or field {name!r}{near(name, names)}; it has "
-            f"{', '.join(sorted(names)) or 'none'}"
-        )
-
-    def __repr__(self) -> str:
-        return f"<{self._scope.place}: {describe(self._scope.layer)}>"
-
-    # For layers that run a child in a transform of JAX's
-
-    def _pure(
-        self, inputs: tuple[Any, ...], kwargs: dict[str, Any], params: Tree, state: Tree, key: Any
-    ) -> tuple[Any, Tree]:
-        """Output and new state as a function of all they depend on; a state that did not change comes back as None."""
-        return self._scope.run_with(inputs, kwargs, params, state, key, None)
-
-    def _state_or_none(self) -> Tree:
-        """The layer's state; None in a pass that was given none."""
-        return None if self._scope.states is None else self.state
-
-    def _put(self, state: Tree) -> None:
-        if state is not None:
-            self.state = state
-
-
-def as_inputs(tree: Tree) -> Tree:
-    """Inputs of a pass: NumPy arrays as JAX arrays, everything else as it is."""
-    return jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, (np.ndarray, np.generic)) else x, tree)
-
-
-def check_first_input(scope: Scope, inputs: tuple[Any, ...]) -> None:
-    """Raises for a leaf whose first input is a Python scalar or a shape: dtype, or all, would be a guess."""
-    if not inputs:
-        return
-    first = inputs[0]
-    if isinstance(first, (bool, int, float, complex)):
-        raise TypeError(
-            f"{scope.place}: {describe(scope.layer)} takes an array first, got the Python {type(first).__name__} "
-            f"{first!r}. "
-            f"Wrap it: jnp.asarray({first!r}, dtype)"
-        )
-    if isinstance(first, tuple) and first and all(type(n) is int for n in first):
-        raise TypeError(
-            f"{scope.place}: {describe(scope.layer)} takes an array first, got the numbers {first!r}. "
-            f"For a shape, write jax.ShapeDtypeStruct({first!r}, jnp.float32)"
-        )
-
-
-def misfit_error(rows: list[tuple[str, str, str, str]], what: str = "params") -> ValueError:
-    """The error that lists how a tree differs from what the net declares for these inputs."""
-    made, noun = ("init(key, *sample)", "parameters") if what == "params" else ("init_state(*sample)", "state")
-    return ValueError(
-        f"the {noun} and the inputs do not belong together in this net:\n{table(rows)}\n"
-        f"Either the inputs have other sizes than the sample that the {noun} were made for, or the {noun} are of "
-        f"another "
-        f"net: make them with {what} = net.{made}"
-    )
-
-
-def unread(rows: list[str], tree: Tree) -> list[tuple[str, str, str, str]]:
-    """Rows for entries that nothing in the net can read."""
-    found: list[tuple[str, str, str, str]] = []
-    for path in rows:
-        here = tree
-        for name in names_of(path):
-            here = here[name]
-        found.append(("unread", path, "nothing", show(specs(here))))
-    return found

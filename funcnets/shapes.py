@@ -124,3 +124,25 @@ def table(rows: list[tuple[str, str, str, str]]) -> str:
     return "\n".join(
         f"  {what:<8}  {path or '(all)':<{width}}  expected {want}, got {got}" for what, path, want, got in rows
     )
+
+
+def misfit_error(rows: list[tuple[str, str, str, str]], what: str = "params") -> ValueError:
+    """The error that lists how a tree differs from what the net declares for these inputs."""
+    made, noun = ("init(key, *sample)", "parameters") if what == "params" else ("init_state(*sample)", "state")
+    return ValueError(
+        f"the {noun} and the inputs do not belong together in this net:\n{table(rows)}\n"
+        f"Either the inputs have other sizes than the sample that the {noun} were made for, or the {noun} are of "
+        f"another "
+        f"net: make them with {what} = net.{made}"
+    )
+
+
+def unread(rows: list[str], tree: Tree) -> list[tuple[str, str, str, str]]:
+    """Rows for entries that nothing in the net can read."""
+    found: list[tuple[str, str, str, str]] = []
+    for path in rows:
+        here = tree
+        for name in names_of(path):
+            here = here[name]
+        found.append(("unread", path, "nothing", show(specs(here))))
+    return found

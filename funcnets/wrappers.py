@@ -19,9 +19,23 @@ from funcnets.values import call_code, code
 
 
 class Residual(Wrapper):
-    """y = x + body(x), for a body that keeps the shape of its first input; further inputs go to the body alone.
+    """y = x + body(x).
 
-    Source: He et al. 2015, Deep residual learning.
+    Args:
+      body: A layer that keeps the shape of its first input.
+
+    Params: the body's.
+
+    Inputs: x, and what else the body takes (it goes to the body alone) → x's shape.
+
+    Raises:
+      ValueError: A body that changes the shape; for a projection where widths differ, write a composite.
+
+    Source: He et al. 2015, Deep residual learning for image recognition.
+
+    Example:
+      >>> fn.Residual(jnp.tanh).apply({}, jnp.zeros(2))
+      Array([0., 0.], dtype=float32)
     """
 
     body: Layer | Callable[..., Any]
@@ -44,6 +58,15 @@ class Remat(Wrapper):
       body: The layer.
       policy: What to keep all the same, one of `jax.checkpoint_policies`.
       prevent_cse: As in `jax.checkpoint`; False is safe, and faster, inside Repeat and Scan.
+
+    Params: the body's.
+
+    Inputs: those of the body → its output.
+
+    Source: Chen et al. 2016, Training deep nets with sublinear memory cost.
+
+    Example:
+      >>> trunk = fn.Repeat(fn.Remat(fn.Residual(fn.Dense(8)), prevent_cse=False), 24)
     """
 
     body: Layer | Callable[..., Any]
@@ -75,7 +98,17 @@ class Cast(Wrapper):
       body: The layer.
       dtype: The dtype to compute in.
       output: The dtype that floating outputs are cast to; None leaves them.
-      param_dtype: The dtype that the parameters are stored in; None leaves it as declared.
+      param_dtype: The dtype that the body's floating parameters are stored in; None leaves it as declared.
+
+    Params: the body's.
+
+    Inputs: those of the body → its output.
+
+    Example:
+      >>> net = fn.Cast(fn.Dense(4), "bfloat16", output="float32")
+      >>> params = net.init(jax.random.key(0), jnp.ones((2, 3)))
+      >>> params["kernel"].dtype, net.apply(params, jnp.ones((2, 3))).dtype
+      (dtype('float32'), dtype('float32'))
     """
 
     body: Layer | Callable[..., Any]
@@ -110,7 +143,18 @@ def _cast(tree: Tree, dtype: Any) -> Tree:
 
 
 class Freeze(Wrapper):
-    """The body with parameters that take no gradient. Gradients with respect to its inputs pass."""
+    """The body with parameters that take no gradient. Gradients with respect to its inputs pass.
+
+    Args:
+      body: The layer.
+
+    Params: the body's.
+
+    Inputs: those of the body → its output.
+
+    Example:
+      >>> net = fn.Sequential(fn.Freeze(fn.Dense(8)), fn.Dense(1))
+    """
 
     body: Layer | Callable[..., Any]
 

@@ -386,6 +386,7 @@ def test_arrays_go_where_those_of_the_target_are(tmp_path):
                 assert found["x"].sharding == place
                 assert found["k"].sharding == tree["k"].sharding
                 assert_same(found, tree)
+        assert checkpoints.restore({"x": x, "k": jax.device_put(keys, fifth)})["k"].sharding == fifth
         assert_same(checkpoints.restore({"x": x, "k": keys}), {"x": x, "k": keys})
 
 

@@ -135,7 +135,7 @@ def test_repeat_in_repeat_and_of_nothing():
     net = fn.Repeat(fn.Repeat(BODY, 2), 3)
     params, state = net.init(KEY, X), net.init_state(X)
     assert params["dense_0"]["kernel"].shape == (3, 2, 3, 3)
-    y, new = net.apply(params, X, state=state, key=RUN, train=True)
+    _, new = net.apply(params, X, state=state, key=RUN, train=True)
     assert jax.tree.structure(new) == jax.tree.structure(state)
     assert len({np.asarray(k).tobytes() for k in params["dense_0"]["kernel"].reshape(6, 3, 3)}) == 6
     empty = fn.Repeat(fn.Dense(3), 0)

@@ -23,9 +23,16 @@ def shapes(tree):
 
 def test_given_names_win_and_the_others_are_counted_by_class():
     net = fn.Sequential(
-        fn.Dense(3), jax.nn.relu, fn.Dense(3), ("head", fn.Dense(3)), fn.BatchNorm(), fn.Residual(fn.Dense(3)), lambda x: x,
-        fn.Repeat(fn.Residual(fn.Dense(3)), 2), fn.Ensemble(fn.LayerNorm(), 2),
-    )  # fmt: skip
+        fn.Dense(3),
+        jax.nn.relu,
+        fn.Dense(3),
+        ("head", fn.Dense(3)),
+        fn.BatchNorm(),
+        fn.Residual(fn.Dense(3)),
+        lambda x: x,
+        fn.Repeat(fn.Residual(fn.Dense(3)), 2),
+        fn.Ensemble(fn.LayerNorm(), 2),
+    )
     names = [name for name, _ in net._entries()]
     assert names == [
         "dense_0",

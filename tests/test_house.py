@@ -16,7 +16,8 @@ PACKAGE = pathlib.Path(fn.__file__).parent
 
 # From the ground up: a room imports only from rooms named before it.
 FLOORS = [
-    "values", "shapes", "random", "initializers", "record", "scope", "plan", "layer", "leaves", "compose",
+    "values", "shapes", "random", "initializers", "record", "scope",
+    "bound", "plan", "layer", "leaves", "compose",
     "combinators", "wrappers", "loops", "layers", "train", "checkpoint",
 ]  # fmt: skip
 

@@ -65,7 +65,7 @@ def batches(arrays: Tree, batch_size: int, key: jax.Array | None = None, *, part
         gives it short.
 
     Example:
-      >>> data = batches({"x": np.arange(10)}, 4, jax.random.key(0))
+      >>> data = fn.train.batches({"x": np.arange(10)}, 4, jax.random.key(0))
       >>> len(data), data[7]["x"].shape
       (2, (4,))
     """

@@ -20,9 +20,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from funcnets.bound import Bound
 from funcnets.layer import Layer
 from funcnets.random import run_key
-from funcnets.scope import Bound
 from funcnets.shapes import Tree, show
 
 if TYPE_CHECKING:

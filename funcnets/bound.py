@@ -1,0 +1,126 @@
+"""What a forward function sees of a running net: `m`, `m.child`, and what `net.bind(params)` gives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+
+from funcnets.scope import Scope
+from funcnets.shapes import Tree, describe, near
+
+
+class Bound:
+    """A layer at its place in a running net: `m` and `m.child` in a forward function, and what `net.bind(params)`
+    gives.
+
+    Calling it runs the layer. Attributes are its children, then the layer's own fields; `train`, `key`, `params` and
+    `state` are the pass's.
+    """
+
+    __slots__ = ("__weakref__", "_scope")
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+
+    def __call__(
+        self,
+        *inputs: Any,
+        params: Any = None,
+        state: Any = None,
+        key: Any = None,
+        train: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Runs the layer on the inputs.
+
+        Args:
+          params: Parameters in place of the layer's own, or a function of its own.
+          state: A state to start from in place of the pass's; the call then returns (output, new state).
+          key: A key in place of the pass's.
+          train: The mode in place of the pass's.
+        """
+        if params is None and state is None and key is None and train is None:
+            return self._scope.run(inputs, kwargs)
+        output, new = self._scope.run_with(inputs, kwargs, params, state, key, train)
+        return output if state is None else (output, state if new is None else new)
+
+    @property
+    def train(self) -> bool:
+        """Whether the pass trains."""
+        return self._scope.mode()
+
+    def key(self) -> jax.Array:
+        """A key for the layer's own randomness, another at each call."""
+        return self._scope.take_key()
+
+    @property
+    def params(self) -> Tree:
+        """The layer's parameters."""
+        return self._scope.read_params()
+
+    @property
+    def state(self) -> Tree:
+        """The layer's state as it stands now; {} where there is none. It may be set, to one of the same structure."""
+        return self._scope.read_state()
+
+    @state.setter
+    def state(self, new: Tree) -> None:
+        self._scope.new_state(self._scope.read_state(), new)
+
+    def __getitem__(self, which: int | str) -> Bound:
+        layer = self._scope.layer
+        if layer._is_wrapper:
+            return self._inside()[which]
+        name, child = layer._child(which)
+        return Bound(self._scope.child(name, child))
+
+    def _inside(self) -> Bound:
+        """What a wrapper stands for."""
+        name, child = self._scope.layer._entries()[0]
+        return Bound(self._scope.child(name, child))
+
+    def _at(self, index: int) -> Bound:
+        name, child = self._scope.layer._entries()[index]
+        return Bound(self._scope.child(name, child))
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        layer = self._scope.layer
+        found = layer._members().get(name)
+        if isinstance(found, int):
+            return self._at(found)
+        if found is not None:
+            return tuple(map(self._at, found))
+        if hasattr(type(layer), name) or name in layer.__dict__ or name in layer._hyperparameters():
+            return getattr(layer, name)
+        if layer._is_wrapper:
+            return getattr(self._inside(), name)
+        for i, (given, _) in enumerate(layer._entries()):
+            if given == name:
+                return self._at(i)
+        names = {*layer._members(), *layer._hyperparameters(), *(n for n, _ in layer._entries())}
+        raise AttributeError(
+            f"{describe(layer)} has no child or field {name!r}{near(name, names)}; it has "
+            f"{', '.join(sorted(names)) or 'none'}"
+        )
+
+    def __repr__(self) -> str:
+        return f"<{self._scope.place}: {describe(self._scope.layer)}>"
+
+    # For layers that run a child in a transform of JAX's
+
+    def _pure(
+        self, inputs: tuple[Any, ...], kwargs: dict[str, Any], params: Tree, state: Tree, key: Any
+    ) -> tuple[Any, Tree]:
+        """Output and new state as a function of all they depend on; a state that did not change comes back as None."""
+        return self._scope.run_with(inputs, kwargs, params, state, key, None)
+
+    def _state_or_none(self) -> Tree:
+        """The layer's state; None in a pass that was given none."""
+        return None if self._scope.states is None else self.state
+
+    def _put(self, state: Tree) -> None:
+        if state is not None:
+            self.state = state

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import logging
 import math
 import operator
 import os
@@ -239,6 +240,7 @@ class Checkpoints:
                 async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
             )
             self._manager = ocp.CheckpointManager(self.directory, options=options)
+            logging.getLogger("absl").addFilter(_worth_saying)
             _awaited_at_exit().add(self)
         return self._manager
 
@@ -298,6 +300,11 @@ def _awaited_at_exit() -> set[Checkpoints]:
     # What threading runs (concurrent.futures asks it to, for just that) comes before, the last to register first.
     getattr(threading, "_register_atexit", atexit.register)(finish)
     return opened
+
+
+def _worth_saying(record: logging.LogRecord) -> bool:
+    # orbax holds it against a save that somebody waited for the one before, though wait() was asked to
+    return not str(record.msg).startswith("Waiting for previous save to complete")
 
 
 def _rows(node: Any, path: tuple[str | int, ...] = ()) -> Iterator[_Row]:

@@ -4,7 +4,6 @@ import asyncio
 import collections
 import contextlib
 import dataclasses
-import doctest
 import os
 import pathlib
 import resource
@@ -560,6 +559,15 @@ def test_what_writing_failed_with_is_said_at_exit(tmp_path):
         assert checkpoints.steps() == (1,)
 
 
+def test_waiting_is_quiet(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(f"{ocp.CheckpointManager.__module__}._WAIT_FOR_PREV_SAVE_WARNING_THRESHOLD_SECS", 0.0)
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in range(3):
+            checkpoints.save(step, jnp.zeros(1))
+            checkpoints.wait()
+    assert not [record for record in caplog.records if record.levelname != "INFO"]
+
+
 def test_usual_work_is_quiet_and_imports_orbax_when_needed(tmp_path):
     done = run(
         """
@@ -609,9 +617,3 @@ def test_a_run_in_two_parts_is_the_same_run(tmp_path):
     with jax.numpy_dtype_promotion("standard"):  # optax relies on it
         train(tmp_path / "parts", 12)
         assert_same(train(tmp_path / "parts", 30), train(tmp_path / "whole", 30))
-
-
-def test_the_examples_run():
-    found = doctest.testmod(funcnets.checkpoint)
-    assert found.attempted >= 4
-    assert found.failed == 0

@@ -7,8 +7,8 @@ print as the code that builds them, and so does a layer that holds one.
     fn.Dense(10, kernel_init=Normal(0.02))
 
 Nearly all are a factor times a standard draw, element by element. They say so in a `recipe`, by which
-`funcnets.random.draw` makes all arrays of a net at once; the others compute. On equal keys the numbers are those of
-`jax.nn.initializers`, the last bit aside, since here they are the same eager, under jit, vmapped and sharded.
+`funcnets.random.draw` makes all arrays of a net at once; the others compute. On equal keys the real numbers are those
+that `jax.nn.initializers` gives outside of jit, to the bit; here they are the same under jit, vmapped and sharded too.
 
 A kernel (…, in, out) has fan_in = in · Π… and fan_out = out · Π…. Where its axes lie otherwise, keywords tell: in_axis
 and out_axis, an axis each or a tuple of axes, and batch_axis, along which kernels are held that never meet.
@@ -72,6 +72,10 @@ def _deviation(held: Any) -> bool:
     return _number(held) and held >= 0
 
 
+def _below(low: Any, high: float) -> bool:
+    return isinstance(low, int | float) and low < high
+
+
 # Constants
 
 
@@ -90,7 +94,9 @@ class Constant(Initializer):
     def recipe(self, shape: tuple[int, ...], dtype: Any) -> Recipe:
         dtype = self._dtype(dtype)
         whole = not isinstance(self.value, complex) and float(self.value).is_integer()
-        if not whole and not jnp.issubdtype(dtype, np.complexfloating if self.value.imag else np.inexact):
+        if not whole and not jnp.issubdtype(
+            dtype, np.complexfloating if isinstance(self.value, complex) else np.inexact
+        ):
             raise TypeError(f"{self!r} does not fit into {dtype}: name a dtype that holds it")
         return Recipe(None, np.asarray(self.value, dtype))
 
@@ -142,7 +148,8 @@ class TruncatedNormal(Initializer):
 
     def __post_init__(self) -> None:
         self._take("stddev", "a standard deviation of at least 0", _deviation)
-        self._take("lower", f"a lower bound below upper={self.upper!r}", lambda lower: lower < self.upper)
+        self._take("upper", "a number", lambda upper: isinstance(upper, int | float))
+        self._take("lower", f"a number below upper={self.upper!r}", lambda lower: _below(lower, self.upper))
 
     def recipe(self, shape: tuple[int, ...], dtype: Any) -> Recipe:
         standard = Standard(_truncated_normal, (self.lower, self.upper))
@@ -179,7 +186,7 @@ class UniformRange(Initializer):
 
     def __post_init__(self) -> None:
         self._take("high", "a number", _number)
-        self._take("low", f"a number of at most high={self.high!r}", lambda low: _number(low) and low <= self.high)
+        self._take("low", f"a number below high={self.high!r}", lambda low: _number(low) and _below(low, self.high))
 
     def recipe(self, shape: tuple[int, ...], dtype: Any) -> Recipe:
         standard = Standard(jax.random.uniform, (self.low, self.high))

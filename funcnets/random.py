@@ -1,8 +1,8 @@
 """Randomness by name: the key of an array is a function of its path, and its numbers of its key alone.
 
     key of "dense_0/kernel"  =  path_key(key, "dense_0/kernel")
-    key of copy i of n       =  copy_key(key, i), so one copy more changes no other
-    keys of a run            =  the same functions of run_key(key), so init and apply may share a key
+    key of copy i of n       =  copy_key(key, i): one copy more changes no other
+    keys of a run            =  the same functions of run_key(key): init and apply may share a key
 
 Hence initial values do not depend on the order of creation: a layer put in between changes no other's numbers.
 `draw` makes many arrays at once, and what it makes is, bit for bit, what each initialiser gives alone with its key:
@@ -10,12 +10,12 @@ eager, under jit, under vmap, sharded, stacked or single.
 
 Two things make that quick. First, word j of a JAX draw is a hash (threefry) of the key and j, so an array can be drawn
 in pieces. JAX lets one define a kind of key, and ours, a *stream*, is a threefry key with the word to begin at:
-`jax.random.normal` of it gives that window of the very draw. While JAX does not trace, all arrays are therefore cut
-from windows of one size, made by one compiled kernel, where drawing them as they are would compile a program per shape.
-Second, a stream's hash is written so that XLA fuses it with the formula that follows: three times quicker on a CPU than
-JAX's own, compiled in a fraction of the time, and without memory of its own.
+`jax.random.normal` of it gives that window of the very draw. On a CPU, and while JAX does not trace, all arrays are put
+together from windows of one size, made by one compiled kernel; drawn as they are, each shape would be compiled for.
+Second, a stream's hash is written so that XLA fuses it with the formula that follows. On a CPU that is three times
+quicker than JAX's own, compiles in a fraction of the time, and takes no memory of its own.
 
-Keys of other kinds (rbg) have no such words. They are drawn one by one, in a loop where copies are asked for.
+Keys of other kinds (rbg) have no such words, and vmap changes their numbers. Arrays are drawn from them one by one.
 """
 
 from __future__ import annotations
@@ -134,14 +134,14 @@ def _stream_bits(stream: jax.Array, width: int, shape: tuple[int, ...]) -> jax.A
     k0, k1, high, low = stream
     stride = 1
     for axis in reversed(range(len(shape))):  # an index from iotas, which XLA can split over devices
-        low = low + lax.broadcasted_iota(np.uint32, shape, axis) * stride
+        low = low + lax.broadcasted_iota(np.uint32, shape, axis) * np.uint32(stride)
         stride *= shape[axis]
     a, b = _threefry(k0, k1, high, low)
     return a.astype(np.uint64) << 32 | b.astype(np.uint64) if width == 64 else (a ^ b).astype(f"uint{width}")
 
 
 def _unused(*_: Any) -> Any:
-    raise NotImplementedError("a stream is drawn from, once")
+    raise NotImplementedError("a stream has no keys in it: it is only drawn from")
 
 
 _STREAM = define_prng_impl(
@@ -278,7 +278,8 @@ def draw(key: Any, requests: Sequence[Request]) -> list[Any]:
         elif recipe is not None and words is not None and recipe.factor.dtype.kind != "c":
             windowed[i] = recipe
         else:
-            (compiled if traced and isinstance(request.init, Value) else others).append(i)
+            ours = isinstance(request.init, Value) and (traced or recipe is not None)
+            (compiled if ours else others).append(i)
     if words is not None:
         drawn |= _draw_windowed(words, requests, windowed, put)
     if compiled:
@@ -288,7 +289,7 @@ def draw(key: Any, requests: Sequence[Request]) -> list[Any]:
 
 
 def _read(key: jax.Array) -> tuple[bool, np.ndarray | None]:
-    """Whether JAX traces, and the key's words as one uint64 if windows can be cut here: a threefry key on one CPU."""
+    """Whether JAX traces; and the key's words, as an array of one uint64, if it is a threefry key on a CPU."""
     try:
         devices = key.devices()
         data = np.asarray(jax.random.key_data(key)).astype(np.uint64)
@@ -350,7 +351,7 @@ def _draw_windowed(
 def _rows(
     streams: np.ndarray, factors: np.ndarray, standard: Standard | None, put: Callable[[Any], Any]
 ) -> Iterator[np.ndarray]:
-    """The windows at the beginning of streams, times the factors."""
+    """A window from the beginning of each stream, times its factor."""
     assert standard is not None
     padding = -len(streams) % _ROWS
     streams, factors = np.pad(streams, ((0, padding), (0, 0))), np.pad(factors, (0, padding))
@@ -372,7 +373,7 @@ def _draw_others(key: jax.Array, requests: Sequence[Request], traced: bool) -> l
                 # Under vmap, rbg keys would give other numbers.
                 make = jax.vmap(make) if _has_stream(key) else functools.partial(lax.map, make)
             if traced and len(equal) > 1:
-                # A loop keeps the program small, and XLA from drawing the whole again for each slice.
+                # A loop, since XLA would fuse the whole draw into each slice, and compile it as often.
                 stacked = lax.map(make, mine)
                 drawn |= {i: jax.tree.map(operator.itemgetter(j), stacked) for j, i in enumerate(equal)}
             else:
@@ -380,7 +381,7 @@ def _draw_others(key: jax.Array, requests: Sequence[Request], traced: bool) -> l
     return [drawn[i] for i in range(len(requests))]
 
 
-# Compiled as one under a vmap outside of jit, too, and traced once for equal nets.
+# What is known to be traceable is compiled as one, under vmap outside of jit too, and traced once for equal nets.
 _draw_compiled = jax.jit(functools.partial(_draw_others, traced=True), static_argnums=1)
 
 

@@ -1,6 +1,7 @@
 """Cold `net.init` of whole nets in fresh processes without a compilation cache, against a loop of `jax.random` draws.
 
-The plan is part of it. The loop draws the same shapes: `jax.random.normal(fold_in(key, i), shape) * 0.02`, ones and zeros.
+The plan is part of it. The loop draws the same shapes: `jax.random.normal(fold_in(key, i), shape) * 0.02`, ones and
+zeros.
 
     python benchmarks/cold_init.py [repeats]
 """

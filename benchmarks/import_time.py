@@ -1,6 +1,6 @@
 """What importing funcnets costs over importing jax, in fresh processes that take turns.
 
-    python benchmarks/import_time.py
+python benchmarks/import_time.py
 """
 
 import os

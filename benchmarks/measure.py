@@ -24,7 +24,8 @@ def interleaved(contestants: dict[str, Callable[[], object]], rounds: int, *, wa
 
 def row(what: str, ours: float, other: float, other_name: str, bound: float) -> str:
     """A line of the table: both times, their ratio and the bound that the project holds itself to."""
-    return f"{what:<34}{ours * 1e3:>11.3f}{other * 1e3:>11.3f}  {ours / other:>6.3f}  (at most {bound})  against {other_name}"
+    times = f"{ours * 1e3:>11.3f}{other * 1e3:>11.3f}  {ours / other:>6.3f}"
+    return f"{what:<34}{times}  (at most {bound})  against {other_name}"
 
 
 HEADER = f"{'':<34}{'ours, ms':>11}{'other, ms':>11}  {'ratio':>6}"

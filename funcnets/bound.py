@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from funcnets.scope import Scope
-from funcnets.shapes import Tree, describe, near
+from funcnets.shapes import Tree, describe, misfit_error, near, unread
 
 
 class Bound:
@@ -42,6 +42,10 @@ class Bound:
         """
         if params is None and state is None and key is None and train is None:
             return self._scope.run(inputs, kwargs)
+        if isinstance(params, dict):
+            strangers = list(self._scope.layer._strangers("params", params, ""))
+            if strangers:
+                raise misfit_error(unread(strangers, params))
         output, new = self._scope.run_with(inputs, kwargs, params, state, key, train)
         return output if state is None else (output, state if new is None else new)
 
@@ -71,7 +75,8 @@ class Bound:
     def __getitem__(self, which: int | str) -> Bound:
         layer = self._scope.layer
         if layer._is_wrapper:
-            return self._inside()[which]
+            inner = self._inside()
+            return inner if which == 0 and not inner._scope.layer._entries() else inner[which]
         name, child = layer._child(which)
         return Bound(self._scope.child(name, child))
 
@@ -106,16 +111,28 @@ class Bound:
             f"{', '.join(sorted(names)) or 'none'}"
         )
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in ("_scope", "state"):
+            raise AttributeError(f"{self!r}: of a running net the state may be set, and nothing else, such as {name!r}")
+        object.__setattr__(self, name, value)
+
     def __repr__(self) -> str:
         return f"<{self._scope.place}: {describe(self._scope.layer)}>"
 
     # For layers that run a child in a transform of JAX's
 
     def _pure(
-        self, inputs: tuple[Any, ...], kwargs: dict[str, Any], params: Tree, state: Tree, key: Any
+        self,
+        inputs: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        params: Tree,
+        state: Tree,
+        key: Any,
+        *,
+        once: bool = False,
     ) -> tuple[Any, Tree]:
         """Output and new state as a function of all they depend on; a state that did not change comes back as None."""
-        return self._scope.run_with(inputs, kwargs, params, state, key, None)
+        return self._scope.run_with(inputs, kwargs, params, state, key, None, once)
 
     def _state_or_none(self) -> Tree:
         """The layer's state; None in a pass that was given none."""

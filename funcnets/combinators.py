@@ -188,6 +188,10 @@ def _stacked(arrays: Arrays, n: int) -> Arrays:
     return {path: one._replace(steps=(("", n), *one.steps)) for path, one in arrays.items()}
 
 
+def _first_copy(tree: Tree) -> Tree:
+    return jax.tree.map(lambda a: a[0], tree)
+
+
 def _check_stacked(layer: Layer, place: str, n: int, params: Tree, state: Tree) -> None:
     for what, tree in (("parameters", params), ("state", state)):
         if any(jnp.shape(leaf)[:1] != (n,) for leaf in jax.tree.leaves(tree)):
@@ -237,6 +241,9 @@ class Repeat(_Copies):
 
     def _lift(self, kind: Kind, arrays: Arrays) -> Arrays:
         return arrays if kind == "params" and self.shared else _stacked(arrays, self.n)
+
+    def _one(self, kind: Kind, tree: Tree) -> Tree:
+        return tree if kind == "params" and self.shared else _first_copy(tree)
 
     def outline(self, m: Any, x: Any, *others: Any, **kwargs: Any) -> Any:
         return self._kept(x, m.body(x, *others, **kwargs))
@@ -305,6 +312,9 @@ class Ensemble(_Copies):
 
     def _lift(self, kind: Kind, arrays: Arrays) -> Arrays:
         return _stacked(arrays, self.n)
+
+    def _one(self, kind: Kind, tree: Tree) -> Tree:
+        return _first_copy(tree)
 
     def outline(self, m: Any, *inputs: Any, **kwargs: Any) -> Any:
         return jax.tree.map(lambda y: jnp.broadcast_to(y, (self.n, *y.shape)), m.layer(*inputs, **kwargs))

@@ -22,7 +22,6 @@ other fields are hyperparameters.
 
 from __future__ import annotations
 
-import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar
@@ -59,8 +58,13 @@ class Composite(Layer):
         return ((field.name, getattr(self, field.name)) for field in fields_of(type(self)))
 
     def _settled(self) -> None:
-        entries, members = _name_children(self)
-        object.__setattr__(self, "_children", (tuple(entries), members))
+        self._set_children(*_name_children(self))
+
+    def _set_children(self, entries: list[tuple[str, Layer]], members: dict[str, int | tuple[int, ...]]) -> None:
+        by_name: dict[str, list[Layer]] = {}
+        for name, layer in entries:
+            by_name.setdefault(name, []).append(layer)
+        object.__setattr__(self, "_children", (tuple(entries), members, by_name))
 
     def _entries(self) -> tuple[tuple[str, Layer], ...]:
         return self.__dict__["_children"][0]
@@ -76,14 +80,20 @@ class Composite(Layer):
             yield path
             return
         for name, inner in tree.items():
-            layers = [layer for given, layer in self._entries() if given == name]
+            layers: list[Layer] = self.__dict__["_children"][2].get(name, [])
             place = join(path, str(name))
             # Under a name that is shared, one layer may read what another does not.
             refused = [list(layer._strangers(kind, inner, place)) for layer in layers]
             yield from (p for p in refused[0] if all(p in others for others in refused)) if refused else [place]
 
     def _random_paths(self) -> tuple[str, ...]:
-        return _random_paths(self)
+        try:
+            return self.__dict__["_takes_keys"]
+        except KeyError:
+            inner = ((name, path) for name, layer in self._entries() for path in layer._random_paths())
+            paths = tuple(dict.fromkeys(join(name, path) for name, path in inner))
+            object.__setattr__(self, "_takes_keys", paths)
+            return paths
 
     def __getitem__(self, which: int | str) -> Layer:
         """A child by number or name."""
@@ -99,35 +109,40 @@ class Composite(Layer):
         return here
 
 
-@functools.lru_cache(maxsize=128)
-def _random_paths(net: Composite) -> tuple[str, ...]:
-    paths = (join(name, inner) for name, layer in net._entries() for inner in layer._random_paths())
-    return tuple(dict.fromkeys(paths))
-
-
 class Wrapper(Composite):
     """A composite with one child that it stands in for: it adds no name to a path, and is called by its child's name.
 
-    A wrapper that changes its child's arrays says how in `_view` (the child's parameters, given the wrapper's) and
-    `_lift` (what is declared, given what the child declares); one whose forward needs to know its parameters says in
-    `_outline` what it computes as far as shapes go.
+    A wrapper that changes its child's arrays says how: `_seen` gives any of the child's parameters as the child sees
+    them, `_one` those of one copy, `_lift` what is declared, given what the child declares. One whose forward needs
+    numbers says in `outline` what it computes as far as shapes go.
     """
 
     _is_wrapper: ClassVar[bool] = True
 
     def _settled(self) -> None:
-        children = [(name, held) for name, held in self._parts() if is_child(held)]
-        held_by = next(iter(self._parts()))[0]
-        if not children or children[0][0] != held_by:
-            raise TypeError(
-                f"{type(self).__name__} takes a layer or function first, got {code(getattr(self, held_by))}"
-            )
-        if any(isinstance(held, Layer) for _, held in children[1:]):
-            raise TypeError(f"{type(self).__name__} is a wrapper, which has one child; for more, subclass fn.Composite")
-        object.__setattr__(self, "_children", ((("", as_layer(children[0][1])),), {held_by: 0}))
+        owner, parts = type(self).__name__, list(self._parts())
+        for name, _ in parts:
+            _check_field(name, owner)
+        layers = [
+            name for name, held in parts if isinstance(held, Layer) or (isinstance(held, tuple) and _holds_layer(held))
+        ]
+        name = layers[0] if layers else next((name for name, held in parts if is_child(held)), None)
+        if name is None or not is_child(getattr(self, name)):
+            held = code(getattr(self, parts[0][0])) if parts else "no field"
+            raise TypeError(f"{owner} is a wrapper, which takes a layer or function, got {held}")
+        if len(layers) > 1:
+            raise TypeError(f"{owner} is a wrapper, which has one child, and got {len(layers)}; subclass fn.Composite")
+        self._set_children([("", as_layer(getattr(self, name)))], {name: 0})
 
     def _outline(self, scope: Scope, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return self.outline(Bound(scope), *inputs, **kwargs)
+
+    def _seen(self, tree: Tree) -> Tree:
+        """Any part of the child's parameters as the child sees it."""
+        return tree
+
+    def _view(self, params: Tree) -> Tree:
+        return self._seen(params)
 
     def outline(self, m: Any, *inputs: Any, **kwargs: Any) -> Any:
         """The forward as far as shapes go, with a child that stands for any of its copies."""
@@ -253,7 +268,14 @@ class Composed(Composite):
     parts: tuple[tuple[str, Any], ...]
 
     def __init__(self, function: Callable[..., Any], parts: Iterable[tuple[str, Any]] = (), **changed: Any) -> None:
-        self._fill(function=function, parts=tuple({**dict(parts), **changed}.items()))
+        known = dict(parts)
+        unknown = sorted(changed.keys() - known.keys())
+        if unknown:
+            listed = ", ".join(known) or "none"
+            raise TypeError(
+                f"{function_name(function)} has no part {unknown[0]!r}{near(unknown[0], known)}; it has {listed}"
+            )
+        self._fill(function=function, parts=tuple({**known, **changed}.items()))
 
     def __post_init__(self) -> None:
         if not callable(self.function) or isinstance(self.function, Value):

@@ -212,11 +212,22 @@ class Layer(Value):
     def _lift(self, kind: Kind, arrays: Arrays) -> Arrays:
         return arrays
 
+    def _check_plan(self, arrays: Arrays, lifted: bool) -> None:
+        """Raises if a wrapper cannot be what it says, given all that is declared below it in either mode."""
+
     def _outline(self, scope: Scope, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return self._run(scope, inputs, kwargs)
 
     def _view(self, params: Tree) -> Tree:
+        """The child's parameters, given a wrapper's."""
         return params
+
+    def _seen(self, tree: Tree) -> Tree:
+        return tree
+
+    def _one(self, kind: Kind, tree: Tree) -> Tree:
+        """Arrays of a wrapper as they are for one of its child's copies."""
+        return tree
 
     # What it is made of
 
@@ -327,8 +338,9 @@ def wants_of(forward: Any, skip: int) -> _Wants:
     parameters = list(inspect.signature(forward).parameters.values())[skip:]
     named = {p.name: p for p in parameters if p.name in _MODES and p.kind is p.KEYWORD_ONLY}
     key = named.get("key")
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     return _Wants(
-        inputs=sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty for p in parameters),
+        inputs=sum(p.kind not in several and p.default is p.empty and p.name not in named for p in parameters),
         key=key is not None,
         key_required=key is not None and key.default is key.empty,
         train="train" in named,
@@ -348,10 +360,13 @@ def _takes(kind: type[Layer], which: Kind) -> _Takes | None:
     if method is getattr(Layer, which):
         return None
     parameters = list(inspect.signature(method).parameters.values())[1:]
-    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
-        return _Takes(None, None)
+    kinds = {p.kind for p in parameters}
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    return _Takes(len(positional), frozenset(p.name for p in parameters))
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    return _Takes(
+        None if inspect.Parameter.VAR_POSITIONAL in kinds else len(positional),
+        None if inspect.Parameter.VAR_KEYWORD in kinds else frozenset(p.name for p in named),
+    )
 
 
 def _declare(layer: Layer, kind: Kind, structure: Any, leaves: list[Any]) -> Any:
@@ -460,11 +475,11 @@ def _run_root(scope: Scope, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     inputs, kwargs = as_inputs(inputs), as_inputs(kwargs)
     strangers = list(net._strangers("params", params, ""))
     if strangers:
-        raise misfit_error(all_differences(net, params, strangers, inputs, kwargs) or unread(strangers, params))
+        raise misfit_error(all_differences(net, params, inputs, kwargs) or unread(strangers, params))
     try:
         return scope.run(inputs, kwargs)
     except Misfit as first:
-        rows = all_differences(net, params, strangers, inputs, kwargs)
+        rows = all_differences(net, params, inputs, kwargs)
         if not rows:
             raise
         error = misfit_error(rows)

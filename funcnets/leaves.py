@@ -31,7 +31,8 @@ class Param(Layer, Declaration):
     Args:
       shape: The shape; a whole number stands for one axis.
       initializer: Any function (key, shape, dtype) → array; the values of `funcnets.initializers`.
-      dtype: The dtype it is stored in.
+      dtype: The dtype it is stored in. Whole numbers take no gradient: among `params` they stop an optimiser, so an
+        array of them belongs in `states`, or is a `Constant`.
 
     Raises:
       TypeError: A shape or an initialiser that cannot be.
@@ -106,7 +107,7 @@ class Constant(Layer):
 class _Frozen:
     """A NumPy array that compares by dtype, shape and bytes."""
 
-    __slots__ = ("_mark", "array")
+    __slots__ = ("_mark", "array", "small")
 
     def __init__(self, value: Any) -> None:
         if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
@@ -121,6 +122,7 @@ class _Frozen:
             array = array.astype(jax.dtypes.canonicalize_dtype(array.dtype))  # Python numbers, as JAX takes them
         array.flags.writeable = False
         self.array = array
+        self.small = array.nbytes <= 1 << 16  # whether what is known of a net with it may be kept
         self._mark = (array.dtype.name, array.shape, hashlib.sha256(array.tobytes()).digest())
 
     def __eq__(self, other: object) -> bool:
@@ -179,7 +181,11 @@ class _Pair(Layer):
         return self.call(p, *inputs, **kwargs)
 
     def _wants(self) -> Any:
-        return _pair_wants(self.call)
+        try:
+            return self.__dict__["_named"]
+        except KeyError:
+            object.__setattr__(self, "_named", wants_of(self.call, skip=1)._replace(state=False))
+            return self.__dict__["_named"]
 
     def __repr__(self) -> str:
         return call_code("pair", [code(self.make), code(self.call)])
@@ -189,11 +195,6 @@ class _Pair(Layer):
 
     def _auto_name(self) -> str:
         return function_name(self.call)
-
-
-@functools.lru_cache(maxsize=128)
-def _pair_wants(call: Callable[..., Any]) -> Any:
-    return wants_of(call, skip=1)._replace(state=False)
 
 
 class _Made(Declaration):

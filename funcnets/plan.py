@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ import jax
 
 from funcnets.random import draw
 from funcnets.record import KINDS, Arrays, Call, Kind, Recorder
-from funcnets.scope import Misfit, Scope, explain, shapes_of
+from funcnets.scope import Scope, explain, shapes_of
 from funcnets.shapes import Tree, below, describe, differences, is_array, join, nested, show, spec, specs, table
 from funcnets.values import comparable
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from funcnets.layer import Layer
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
     """What a net declares for a sample: its arrays by path, and every layer's call with the shapes that went in and
     out.
@@ -96,26 +96,42 @@ def _size(shapes: Tree) -> int:
     return sum(math.prod(one.shape) for one in jax.tree.leaves(shapes))
 
 
+Views = tuple[Callable[[Tree], Tree], ...]
+Row = tuple[str, str, str, str]
+
+
 class Planning(Scope):
     """A place in a net that is planned: parameters are what a recorder notes, arrays stand in for shapes.
 
     Attributes:
       recorder: Where declarations go.
-      given: Parameters of a caller's for this place, which a leaf that declares none reads; None where there are none.
+      given: Parameters of a caller's for this place; None where there are none.
+      views: What the wrappers on the way here make of parameters.
     """
 
-    __slots__ = ("given", "recorder")
+    __slots__ = ("given", "recorder", "views")
 
-    def __init__(self, layer: Layer, path: str, train: bool, recorder: Recorder, given: Tree = None) -> None:
+    def __init__(
+        self, layer: Layer, path: str, train: bool, recorder: Recorder, given: Tree = None, views: Views = ()
+    ) -> None:
         super().__init__(layer, path, None, None, None, train)
         self.recorder = recorder
         self.given = given
+        self.views = views
 
     def child(self, name: str, layer: Layer) -> Planning:
-        given = self.given
+        given, views = self.given, self.views
         if name:
             given = given.get(name) if isinstance(given, dict) else None
-        return Planning(layer, join(self.path, name), self.train, self.recorder, given)
+        else:
+            given = None if given is None else self.layer._one("params", given)
+            views = (*views, self.layer._seen)
+        return Planning(layer, join(self.path, name), self.train, self.recorder, given, views)
+
+    def _viewed(self, params: Tree) -> Tree:
+        for view in self.views:
+            params = view(params)
+        return params
 
     def run(self, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         start = self.recorder.span()
@@ -135,27 +151,36 @@ class Planning(Scope):
             return self.layer._run(self, inputs, kwargs)
         # A wrapper may change its child's arrays: they are noted apart, and taken over as it makes them.
         outer = self.recorder
-        self.recorder = Recorder(self.path, outer)
+        self.recorder = Recorder(self.path, outer, self.layer._one)
         output = self.layer._outline(self, inputs, kwargs)
-        outer.merge(self.recorder, self.layer._lift)
+        outer.merge(self.recorder, self.layer)
         self.recorder = outer
         return output
 
     def run_with(
-        self, inputs: tuple[Any, ...], kwargs: dict[str, Any], params: Any, state: Any, key: Any, train: bool | None
+        self,
+        inputs: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        params: Any,
+        state: Any,
+        key: Any,
+        train: bool | None,
+        once: bool = False,
     ) -> tuple[Any, Tree]:
         train = self.train if train is None else train
         given = None if callable(params) else params
         # What the caller gives is not this place's own: it is planned apart, compared, and left out.
         apart = Recorder(self.path, self.recorder)
-        scope = Planning(self.layer, self.path, train, apart, self.given if given is None else given)
+        scope = Planning(self.layer, self.path, train, apart, self.given, self.views)
+        if given is not None:
+            scope.given, scope.views = given, ()
         output = scope.run(inputs, kwargs)
         trees: dict[Kind, Tree] = {"params": given, "states": state}
         theirs: frozenset[Kind] = frozenset(kind for kind in KINDS if trees[kind] is not None)
         for kind, tree in trees.items():
             if tree is not None:
                 declared = {below(full, self.path): one.shapes for full, one in apart.arrays(kind, self.path).items()}
-                rows = differences(nested(declared), tree) if declared else []
+                rows = fault_rows(self.layer, kind, differences(nested(declared), tree), tree) if declared else []
                 if rows:
                     raise ValueError(
                         f"{self.place}: the {kind} given to {describe(self.layer)} do not fit it:\n{table(rows)}"
@@ -164,12 +189,11 @@ class Planning(Scope):
         return output, None
 
     def own_params(self, declared: Tree) -> Tree:
-        if declared == {}:
-            return self.recorder.stand_ins("params", self.path) if self.given is None else self.given
-        self.recorder.declare("params", self.path, self.layer, declared)
-        if self.given is not None and not differences(shapes_of(declared), self.given):
-            return self.given
-        return self.recorder.stand_ins("params", self.path)
+        if declared != {}:
+            self.recorder.declare("params", self.path, self.layer, declared)
+        if self.given is not None and (declared == {} or not differences(shapes_of(declared), self.given)):
+            return self._viewed(self.given)
+        return self._viewed(self.recorder.stand_ins("params", self.path))
 
     def own_key(self, *, both_modes: bool, required: bool) -> Any:
         return self.take_key() if self.train or both_modes else None
@@ -179,6 +203,8 @@ class Planning(Scope):
         return self.recorder.stand_ins("states", self.path)
 
     def new_state(self, old: Tree, new: Tree) -> None:
+        if old == {}:
+            return  # set from outside before the first call, which tells the shapes
         rows = differences(specs(old), specs(new))
         if rows or jax.tree.structure(old) != jax.tree.structure(new):
             raise ValueError(
@@ -200,7 +226,7 @@ class Planning(Scope):
                 f"it "
                 "first; to change them on the way in, give a function: m.child(x, params=lambda p: ...)"
             )
-        return found
+        return self._viewed(found)
 
     def read_state(self) -> Tree:
         return self.recorder.stand_ins("states", self.path)
@@ -255,6 +281,11 @@ def _plan(layer: Layer, structure: Any, leaves: list[Any]) -> Plan:
         met = {call.path for call in calls}
         calls += tuple(call._replace(train_only=True) for call in training.calls if call.path not in met)
         recorder.merge(training)
+    for call in calls:
+        if call.layer._is_wrapper:
+            arrays = recorder.arrays("params", call.path)
+            below_it = {below(full, call.path): one for full, one in arrays.items()}
+            call.layer._check_plan(below_it, (call.path, call.layer) in recorder.lifted)
     declared: dict[Kind, Mapping[str, Any]] = {}
     owners: dict[Kind, Mapping[str, str]] = {}
     for kind in KINDS:
@@ -280,13 +311,16 @@ def _pass(layer: Layer, structure: Any, leaves: list[Any], *, train: bool) -> tu
     return recorder, seen[-1]
 
 
-def all_differences(
-    layer: Layer, params: Tree, strangers: list[str], inputs: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
+def all_differences(layer: Layer, params: Tree, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Row] | None:
     """How params differ from what the net declares for these inputs; None if the inputs do not even plan."""
     try:
         rows = differences(make_plan(layer, inputs, kwargs).params, params)
-    except (ValueError, TypeError, RuntimeError, Misfit):
-        return None
-    # An entry that a child not met with these inputs would read is no fault.
+    except (ValueError, TypeError, RuntimeError):
+        return None  # what stopped the pass is then the best that can be said
+    return fault_rows(layer, "params", rows, params)
+
+
+def fault_rows(layer: Layer, kind: Kind, rows: list[Row], tree: Tree) -> list[Row]:
+    """The differences that are faults: an entry that a child which these inputs do not meet would read is none."""
+    strangers = list(layer._strangers(kind, tree, ""))
     return [row for row in rows if row[0] != "unread" or any(f"{row[1]}/".startswith(f"{path}/") for path in strangers)]

@@ -49,7 +49,6 @@ class Declared(NamedTuple):
 
 
 Arrays = dict[str, Declared]
-Lift = Callable[[Kind, Arrays], Arrays]
 
 
 class Site(NamedTuple):
@@ -78,18 +77,24 @@ class Call(NamedTuple):
 class Recorder:
     """Notes what the layers of a planned pass declare below a root; a name met again must declare the same."""
 
-    def __init__(self, root: str = "", outer: Recorder | None = None) -> None:
+    def __init__(
+        self, root: str = "", outer: Recorder | None = None, one: Callable[[Kind, Tree], Tree] | None = None
+    ) -> None:
         self.root = root
+        self.lifted: set[tuple[str, Layer]] = set()  # wrappers that changed what is declared below them
         self.sites: dict[Kind, dict[str, Site]] = {"params": {}, "states": {}}
         self.calls: list[Call] = []
         self.reads_train = False
-        self._outer = outer  # where a reader finds what was declared before
+        self._outer = outer  # where a reader finds what was declared before, of which it is to see one copy
+        self._one = one
         self._above: dict[Kind, set[str]] = {"params": set(), "states": set()}  # every path that has a site below it
         self._log: list[tuple[Kind, str]] = []
         self._spans: dict[str, tuple[Layer, set[tuple[Kind, str]]]] = {}
 
     def declare(self, kind: Kind, path: str, layer: Layer, tree: Tree) -> None:
         """A leaf declares a nested dict of declarations, or one."""
+        if kind == "states" and not isinstance(tree, dict):
+            raise TypeError(f"{path or 'the net'}: states returns a dict of fn.Param by name, got {show(tree)}")
         arrays = {full: Declared(what, ((below(full, self.root), None),)) for full, what in _flat(tree, path)}
         self.add(kind, path, Site(layer, arrays))
 
@@ -127,7 +132,8 @@ class Recorder:
         """Arrays of the declared shapes, for a traced pass in which nothing is computed."""
         found = self.arrays(kind, path)
         if not found and self._outer is not None:
-            return self._outer.stand_ins(kind, path)
+            outside = self._outer.stand_ins(kind, path)
+            return outside if self._one is None else self._one(kind, outside)
         return nested({below(full, path): jax.tree.map(_stand_in, one.shapes) for full, one in found.items()})
 
     def span(self) -> int:
@@ -147,12 +153,12 @@ class Recorder:
             flat = [{full: shape for site in line.values() for full, shape in site.items()} for line in lines]
             raise _disagree("params", path, (first, flat[0]), (layer, flat[1]))
 
-    def merge(self, inner: Recorder, lift: Lift | None = None, *, but: frozenset[Kind] = frozenset()) -> None:
+    def merge(self, inner: Recorder, wrapper: Layer | None = None, *, but: frozenset[Kind] = frozenset()) -> None:
         """Takes in what a recorder rooted here or further down noted.
 
         Args:
           inner: The other recorder.
-          lift: What a wrapper makes of its child's arrays, by path below it.
+          wrapper: What stands between the two, and may change what its child declared.
           but: Kinds to leave out.
         """
         here = below(inner.root, self.root)
@@ -160,7 +166,9 @@ class Recorder:
             if kind in but:
                 continue
             arrays = {below(full, inner.root): one for full, one in inner.arrays(kind, inner.root).items()}
-            lifted = lift(kind, arrays) if lift else arrays
+            lifted = wrapper._lift(kind, arrays) if wrapper else arrays
+            if wrapper is not None and lifted is not arrays:
+                self.lifted.add((inner.root, wrapper))
             for path, site in inner.sites[kind].items():
                 kept: Arrays = {}
                 for full in site.arrays:
@@ -170,6 +178,7 @@ class Recorder:
                         kept[full] = Declared(one.what, ((join(here, first), copies), *rest))
                 if kept:
                     self.add(kind, path, Site(site.layer, kept))
+        self.lifted |= inner.lifted
         self.calls += inner.calls
         self.reads_train |= inner.reads_train
 
@@ -186,6 +195,8 @@ def _flat(tree: Tree, path: str) -> Iterator[tuple[str, Declaration]]:
     elif isinstance(tree, dict):
         for name, inner in tree.items():
             check_name(name, path)
+            if inner == {}:
+                raise TypeError(f"{join(path, name)}: an empty dict declares nothing: leave it out")
             yield from _flat(inner, join(path, name))
     else:
         raise TypeError(

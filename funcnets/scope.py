@@ -118,7 +118,7 @@ class States:
         self.tree: dict[str, Any] = tree
         self._root = root
         self._trace = _now()
-        self._once: set[str] = set()
+        self.calls: set[str] = set()
 
     def read(self, path: str) -> Any:
         here: Any = self.tree
@@ -141,13 +141,13 @@ class States:
 
     def only_once(self, layer: Layer, path: str) -> None:
         """Raises at a second call in this pass of a layer whose state takes one."""
-        if path in self._once:
+        if path in self.calls:
             raise RuntimeError(
                 f"{path or 'the net'}: {describe(layer)} is called twice in one pass, and its state takes one call a "
                 f"pass. "
                 "For one set of parameters with a state for each use: fn.Repeat(body, n, shared=True)"
             )
-        self._once.add(path)
+        self.calls.add(path)
 
 
 def _with(tree: Tree, names: list[str], new: Tree) -> Tree:
@@ -213,7 +213,14 @@ class Scope:
             raise
 
     def run_with(
-        self, inputs: tuple[Any, ...], kwargs: dict[str, Any], params: Any, state: Any, key: Any, train: bool | None
+        self,
+        inputs: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        params: Any,
+        state: Any,
+        key: Any,
+        train: bool | None,
+        once: bool = False,
     ) -> tuple[Any, Tree]:
         """The output with parameters, state, key or mode of the caller's (None: the pass's), and the new state; None
         where a given state was left as it was.
@@ -221,6 +228,8 @@ class Scope:
         if callable(params):
             params = self.params if self.params is ABSENT else params(self.params)
         states = self.states if state is None else States(state, self.path)
+        if once and states is not None and self.states is not None:
+            states.calls = self.states.calls  # the same call, seen from inside a transform
         keys = key if isinstance(key, Keys) or key is None else given_keys(key, self.layer, self.path)
         scope = Scope(
             self.layer,
@@ -258,10 +267,7 @@ class Scope:
     def own_state(self, declared: Tree) -> Tree:
         """The state of a leaf that declares this."""
         if self.states is None:
-            raise ValueError(
-                f"{self.place}: {describe(self.layer)} carries state, and none was given. Make it with "
-                "state = net.init_state(*sample) and call y, state = net.apply(params, x, state=state)"
-            )
+            raise self._no_state()
         if self.layer.state_once:
             self.states.only_once(self.layer, self.path)
         state, shapes = self.states.read(self.path), shapes_of(declared)
@@ -272,11 +278,18 @@ class Scope:
             )
         return state
 
+    def _no_state(self) -> ValueError:
+        return ValueError(
+            f"{self.place}: {describe(self.layer)} carries state, and none was given. Make it with "
+            "state = net.init_state(*sample) and call y, state = net.apply(params, x, state=state)"
+        )
+
     def new_state(self, old: Tree, new: Tree) -> None:
         """Takes in what a leaf returned as its state."""
-        del old
-        if self.states is not None:
-            self.states.write(self.path, new)
+        del old  # a planned pass compares the two; here the states know the old one
+        if self.states is None:
+            raise self._no_state()
+        self.states.write(self.path, new)
 
     # What a composite's author asks for
 

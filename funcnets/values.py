@@ -44,7 +44,7 @@ class Value:
     A subclass that validates its fields does so in `__post_init__`, which finds them normalised already.
     """
 
-    _created: ClassVar[str]
+    _created: ClassVar[tuple[str, int] | None]  # an instance's own, and no part of it
 
     def __init__(self) -> None:  # of a value without fields
         self.__post_init__()
@@ -111,7 +111,7 @@ class Value:
         try:
             return self.__dict__["_memo"]
         except KeyError:
-            memoable = all(_holds_nothing(getattr(self, field.name)) for field in fields_of(type(self)))
+            memoable = all(holds_nothing(getattr(self, field.name)) for field in fields_of(type(self)))
             object.__setattr__(self, "_memo", memoable)
             return memoable
 
@@ -269,24 +269,24 @@ def comparable(held: Any) -> Any:
     return (type(held), held)
 
 
-def _holds_nothing(held: Any) -> bool:
+def holds_nothing(held: Any) -> bool:
     """Whether a field's content is no function, or one that holds nothing but plain constants."""
     if isinstance(held, Value):
         return held._memoable()
     if isinstance(held, (tuple, frozenset)):
-        return all(map(_holds_nothing, held))
+        return all(map(holds_nothing, held))
     if isinstance(held, functools.partial):
-        return all(map(_holds_nothing, (held.func, *held.args, *held.keywords.values())))
+        return all(map(holds_nothing, (held.func, *held.args, *held.keywords.values())))
     if held is None or isinstance(held, (str, bool, int, float, complex, np.dtype, type)) or public_name(held):
         return True
     if not callable(held):
-        return not hasattr(held, "__dict__")
+        return getattr(held, "small", not hasattr(held, "__dict__"))
     function = inspect.unwrap(held)
     kept = (
         *(getattr(function, "__defaults__", None) or ()),
         *(getattr(function, "__kwdefaults__", None) or {}).values(),
     )
-    return inspect.isroutine(function) and not getattr(function, "__closure__", None) and all(map(_holds_nothing, kept))
+    return inspect.isroutine(function) and not getattr(function, "__closure__", None) and all(map(holds_nothing, kept))
 
 
 # Printing

@@ -81,7 +81,7 @@ class Remat(Wrapper):
         admit = None if keys is None else keys.admitted()
 
         def body(params: Tree, state: Tree) -> tuple[Any, Tree]:
-            return m.body._pure(inputs, kwargs, params, state, None if admit is None else admit())
+            return m.body._pure(inputs, kwargs, params, state, None if admit is None else admit(), once=True)
 
         checkpointed = jax.checkpoint(body, policy=self.policy, prevent_cse=self.prevent_cse)  # pyright: ignore[reportPrivateImportUsage]
         y, state = checkpointed(m.body.params, m.body._state_or_none())
@@ -126,8 +126,8 @@ class Cast(Wrapper):
         y = m.body(*_cast(inputs, self.dtype), **_cast(kwargs, self.dtype))
         return y if self.output is None else _cast(y, self.output)
 
-    def _view(self, params: Tree) -> Tree:
-        return _cast(params, self.dtype)
+    def _seen(self, tree: Tree) -> Tree:
+        return _cast(tree, self.dtype)
 
     def _lift(self, kind: Kind, arrays: Arrays) -> Arrays:
         if self.param_dtype is None or kind == "states":
@@ -161,8 +161,8 @@ class Freeze(Wrapper):
     def forward(self, m: Any, *inputs: Any, **kwargs: Any) -> Any:
         return m.body(*inputs, **kwargs)
 
-    def _view(self, params: Tree) -> Tree:
-        return jax.tree.map(jax.lax.stop_gradient, params)
+    def _seen(self, tree: Tree) -> Tree:
+        return jax.tree.map(jax.lax.stop_gradient, tree)
 
 
 class Tied(Wrapper):
@@ -202,11 +202,8 @@ class Tied(Wrapper):
     def _lift(self, kind: Kind, arrays: Arrays) -> Arrays:
         if kind == "states":
             return arrays
-        for path in (self.target, self.to):
-            if path not in arrays:
-                raise ValueError(
-                    f"tie: the net has no parameter {path!r}{near(path, list(arrays))}; it has {', '.join(arrays)}"
-                )
+        if self.target not in arrays or self.to not in arrays:
+            return arrays  # it may be met in the other mode; `_check_plan` has the last word
         wanted, source = arrays[self.target].shapes, arrays[self.to].shapes
         got = jax.eval_shape(self._through, source)
         if got.shape != wanted.shape:
@@ -216,6 +213,16 @@ class Tied(Wrapper):
                 f"between the two"
             )
         return {path: one for path, one in arrays.items() if path != self.target}
+
+    def _check_plan(self, arrays: Arrays, lifted: bool) -> None:
+        for path in (self.to, self.target):
+            if path not in arrays and not (path == self.target and lifted):
+                names = [name for name in arrays if name != self.to]
+                raise ValueError(
+                    f"tie: the net has no parameter {path!r}{near(path, names)}; it has {', '.join(arrays) or 'none'}"
+                )
+        if self.target in arrays:
+            raise ValueError(f"tie: {self.to!r} is met in training only, so it cannot stand in for {self.target!r}")
 
 
 def leaf_paths(tree: Tree, path: str = "") -> Iterator[str]:

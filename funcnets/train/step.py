@@ -11,7 +11,6 @@ scalar and a dict of metrics. All that a run is stands in the state, so a run th
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -24,6 +23,7 @@ from funcnets.bound import Bound
 from funcnets.layer import Layer
 from funcnets.random import run_key
 from funcnets.shapes import Tree, show
+from funcnets.values import holds_nothing
 
 if TYPE_CHECKING:
     import optax
@@ -62,8 +62,18 @@ def create(
       optimizer: An optax optimiser.
       key: For the initial parameters, `net.init(key, *sample)`, and for the randomness of all steps.
       *sample: Inputs of the net, or their specs.
+
+    Raises:
+      TypeError: A parameter that is no floating number.
     """
     params, state = net.init(key, *sample, **kwargs), net.init_state(*sample, **kwargs)
+    for path, leaf in jax.tree.leaves_with_path(params):
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            raise TypeError(
+                f"parameters are floating numbers, which an optimiser moves; {jax.tree_util.keystr(path)} is "
+                f"{show(leaf)}: "
+                "declare it among the layer's states, or make it a Constant"
+            )
     return TrainState(params, state, optimizer.init(params), jnp.zeros((), jnp.int32), run_key(key))
 
 
@@ -115,19 +125,24 @@ def evaluate(net: Layer, measure: Measure, state: TrainState, batches: Iterable[
       batches: The data.
     """
 
+    # Compiled once for all calls; but not with a function that would keep what it closes over alive.
+    kept = holds_nothing(net) and holds_nothing(measure)
+    totals = _totals if kept else jax.jit(_total, static_argnums=(0, 1))
     sums: dict[str, np.ndarray[Any, Any]] = {}
     for batch in batches:
-        for name, total in _totals(net, measure, state.params, state.state, batch).items():
+        for name, total in totals(net, measure, state.params, state.state, batch).items():
             sums[name] = sums.get(name, np.zeros(2)) + np.asarray(total, np.float64)
     if not sums:
         raise ValueError("evaluate was given no batches")
     return {name: float(total / count) for name, (total, count) in sums.items()}
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _totals(net: Layer, measure: Measure, params: Tree, state: Tree, batch: Any) -> dict[str, tuple[jax.Array, int]]:
+def _total(net: Layer, measure: Measure, params: Tree, state: Tree, batch: Any) -> dict[str, tuple[jax.Array, int]]:
     values = measure(net.bind(params, state=state), batch)
     for name, value in values.items():
         if value.ndim != 1:
             raise TypeError(f"measure returns one number an example, a vector, got {show(value)} for {name!r}")
     return {name: (value.astype(jnp.float32).sum(), value.shape[0]) for name, value in values.items()}
+
+
+_totals = jax.jit(_total, static_argnums=(0, 1))

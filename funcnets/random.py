@@ -33,7 +33,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.extend.random import define_prng_impl
 
 from funcnets.values import Value
 
@@ -144,9 +143,19 @@ def _unused(*_: Any) -> Any:
     raise NotImplementedError("a stream has no keys in it: it is only drawn from")
 
 
-_STREAM = define_prng_impl(
-    key_shape=(4,), seed=_unused, split=_unused, fold_in=_unused, random_bits=_stream_bits, name="stream", tag="stream"
-)
+@functools.cache
+def _stream() -> Any:
+    from jax.extend.random import define_prng_impl  # jax.extend takes longer to import than all of this package
+
+    return define_prng_impl(
+        key_shape=(4,),
+        seed=_unused,
+        split=_unused,
+        fold_in=_unused,
+        random_bits=_stream_bits,
+        name="stream",
+        tag="stream",
+    )
 
 
 def _has_stream(key: jax.Array) -> bool:
@@ -198,7 +207,7 @@ class Elementwise(Protocol):
 def _whole(key: jax.Array, factor: Any, standard: Standard, shape: tuple[int, ...]) -> jax.Array:
     if _has_stream(key) and factor.dtype.kind != "c" and math.prod(shape) < 2**32:
         words = jnp.concatenate([jax.random.key_data(key), np.zeros(2, np.uint32)])
-        key = jax.random.wrap_key_data(words, impl=_STREAM)
+        key = jax.random.wrap_key_data(words, impl=_stream())
     return _scaled(standard(key, shape, factor.dtype), factor)
 
 
@@ -208,7 +217,7 @@ _ROWS, _WIDTH = 64, 4096
 @functools.partial(jax.jit, static_argnums=2)
 def _windows(streams: jax.Array, factors: jax.Array, standard: Standard) -> jax.Array:
     def window(stream: jax.Array, factor: jax.Array) -> jax.Array:
-        return _scaled(standard(jax.random.wrap_key_data(stream, impl=_STREAM), (_WIDTH,), factor.dtype), factor)
+        return _scaled(standard(jax.random.wrap_key_data(stream, impl=_stream()), (_WIDTH,), factor.dtype), factor)
 
     return jax.vmap(window)(streams, factors)
 

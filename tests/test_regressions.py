@@ -325,3 +325,196 @@ def test_many_layers_plan_in_little_time():
     # Linear in the number of layers, told without a clock: the recorder looks at few sites per declaration.
     deep = fn.Sequential(*[fn.Dense(3) for _ in range(400)])
     assert len(deep.plan(X).declared["params"]) == 800
+
+
+# Where explicit, wrapped and planned meet
+
+
+class Plain(fn.Layer):
+    """A leaf that promotes nothing by itself."""
+
+    features: int = 3
+
+    def params(self, x):
+        return {"k": fn.Param((x.shape[-1], self.features), fn.initializers.Normal(1.0))}
+
+    def forward(self, p, x):
+        return x @ p["k"]
+
+
+@fn.compose(dense=Plain())
+def plain_cell(m, carry, x):
+    carry = jnp.tanh(m.dense(x) + carry)
+    return carry, carry
+
+
+def test_a_plan_computes_in_the_precision_that_the_net_does():
+    net = fn.Cast(Plain(), "bfloat16")
+    assert net.plan(X).output.dtype == net.apply(net.init(KEY, X), X).dtype == jnp.bfloat16
+    fn.Repeat(fn.Cast(Plain(), "bfloat16"), 2).init(KEY, X.astype(jnp.bfloat16))
+    scan = fn.Cast(fn.Scan(plain_cell), "bfloat16")
+    carry, xs = X, jnp.stack([X, X], 1)
+    params = scan.init(KEY, carry, xs)
+    assert scan.apply(params, carry, xs)[1].dtype == scan.plan(carry, xs).output[1].dtype == jnp.bfloat16
+
+
+@fn.compose(a=fn.BatchNorm(), b=fn.BatchNorm())
+def deeper_in_training(m, x):
+    return m.b(m.a(x)) if m.train else m.a(x)
+
+
+def test_what_only_training_reads_may_be_given_explicitly():
+    net = fn.compose(c=deeper_in_training)(with_own_state)
+    assert net.init_state(X) == {}
+    assert net.apply(net.init(KEY, X), X, train=True).shape == X.shape
+    assert net.apply(net.init(KEY, X), X).shape == X.shape
+
+
+def with_own_state(m, x):
+    return m.c(x, state=m.c.init_state(x))[0]
+
+
+@fn.compose(body=Plain(), aux=Plain())
+def aux_in_training(m, x):
+    h = m.body(x)
+    return (h, m.aux(h)) if m.train else h
+
+
+def test_a_tie_to_what_only_training_meets():
+    tied = fn.tie(aux_in_training, "aux/k", to="body/k")
+    params = tied.init(KEY, X)
+    assert jax.tree.map(jnp.shape, params) == {"body": {"k": (3, 3)}}
+    assert tied.apply(params, X, train=True)[1].shape == X.shape
+    with pytest.raises(ValueError, match="'aux/k' is met in training only"):
+        fn.tie(aux_in_training, "body/k", to="aux/k").init(KEY, X)
+
+
+def test_no_memo_holds_what_a_function_closes_over():
+    with jax.checking_leaks():
+        jax.jit(lambda x, s: fn.pair(lambda k, x: {}, lambda p, x: x * s).apply({}, x))(X, 2.0)
+
+        def dropped(x, s):
+            return fn.compose(d=fn.Dropout(0.5))(lambda m, x: m.d(x) * s).apply({}, x, key=RUN, train=True)
+
+        jax.jit(dropped)(X, 2.0)
+    assert not fn.Sequential(fn.Constant(np.ones(1 << 20)))._memoable()
+    assert fn.Sequential(fn.Constant(np.ones(3)))._memoable()
+
+
+class Reader(fn.Layer):
+    def forward(self, p, x):
+        return x @ p["k"]
+
+
+def test_a_reader_in_copies_sees_one_copy():
+    net = fn.Sequential(("d", fn.Repeat(Plain(), 2)), ("d", fn.Repeat(Reader(), 2)))
+    params = net.init(KEY, X)
+    by_hand = X
+    for i in (0, 1, 0, 1):
+        by_hand = by_hand @ params["d"]["k"][i]
+    np.testing.assert_allclose(net.apply(params, X), by_hand, rtol=1e-5)
+    ensemble = fn.Sequential(("d", fn.Ensemble(Plain(), 2)), lambda y: y[0], ("d", fn.Ensemble(Reader(), 2)))
+    params = ensemble.init(KEY, X)
+    assert ensemble.plan(X).output.shape == ensemble.apply(params, X).shape == (2, 4, 3)
+
+
+@fn.compose(norm=fn.BatchNorm())
+def resetting(m, x):
+    m.norm.state = {"mean": jnp.zeros(3), "var": jnp.ones(3)}
+    return m.norm(x)
+
+
+def test_a_state_that_is_set_is_never_dropped_in_silence():
+    params, state = resetting.init(KEY, X), resetting.init_state(X)
+    moved = jax.tree.map(lambda s: s + 1, state)
+    assert float(resetting.apply(params, X, state=moved)[1]["norm"]["mean"][0]) == 0.0
+    with pytest.raises(ValueError, match="carries state, and none was given"):
+        resetting.apply(params, X)
+
+
+def test_a_cache_is_met_once_also_inside_remat():
+    net = fn.Sequential(("c", fn.Remat(Cache())), ("c", fn.Remat(Cache())))
+    with pytest.raises(RuntimeError, match="called twice in one pass"):
+        net.apply({}, X, state=net.init_state(X))
+
+
+class Many(fn.Layer):
+    def params(self, x, **rest):
+        return {"k": fn.Param(x.shape[-1:], fn.initializers.Ones())} | (
+            {"v": fn.Param(rest["mask"].shape, fn.initializers.Ones())} if "mask" in rest else {}
+        )
+
+    def forward(self, p, x, *, mask=None):
+        return x * p["k"][None] if mask is None else x * p["k"][None] + p["v"]
+
+
+def test_params_may_take_any_keyword():
+    assert set(Many().init(KEY, X)) == {"k"}
+    assert set(Many().init(KEY, X, mask=X)) == {"k", "v"}
+
+
+def test_declarations_that_cannot_be():
+    class Empty(fn.Layer):
+        def params(self, x):
+            return {"k": fn.Param((3,), fn.initializers.Ones()), "e": {}}
+
+        def forward(self, p, x):
+            return x
+
+    with pytest.raises(TypeError, match="e: an empty dict declares nothing"):
+        Empty().init(KEY, X)
+
+    class Bare(fn.Layer):
+        def states(self, x):
+            return fn.Param((3,), fn.initializers.Ones())
+
+        def forward(self, p, x, *, state):
+            return x, state
+
+    with pytest.raises(TypeError, match="states returns a dict of fn.Param"):
+        Bare().init_state(X)
+
+    class Two(fn.Wrapper):
+        body: fn.Layer
+        extra: tuple
+
+        def forward(self, m, x):
+            return m.body(x)
+
+    with pytest.raises(TypeError, match="has one child, and got 2"):
+        Two(fn.Dense(3), (fn.Dense(3),))
+
+
+def test_a_part_that_a_composite_does_not_have():
+    net = fn.compose(gen=fn.Dense(2))(times.function)
+    assert dataclasses.replace(net, gen=fn.Dense(3)).gen == fn.Dense(3)
+    with pytest.raises(TypeError, match=r"no part 'gn' \(did you mean 'gen'\?\)"):
+        dataclasses.replace(net, gn=fn.Dense(5))
+
+
+def test_of_a_running_net_only_the_state_may_be_set():
+    @fn.compose(h=fn.Dense(3))
+    def net(m, x):
+        m.h = 3
+        return x
+
+    with pytest.raises(AttributeError, match="the state may be set, and nothing else"):
+        net.init(KEY, X)
+
+
+def test_whole_numbers_among_the_parameters_are_refused_by_training():
+    import optax
+
+    with pytest.raises(TypeError, match=r"\['index'\] is int32\[2\]: declare it among the layer's states"):
+        fn.train.create(Codebook(), optax.sgd(0.1), KEY, X)
+
+
+def test_a_stranger_in_explicit_parameters_is_refused():
+    @fn.compose(c=fn.Sequential(fn.Dense(3)))
+    def net(m, x, p):
+        return m.c(x, params=p)
+
+    given = fn.Sequential(fn.Dense(3)).init(KEY, X)
+    assert net.apply(net.init(KEY, X, given), X, given).shape == X.shape
+    with pytest.raises(ValueError, match="unread    zz"):
+        net.apply({}, X, {**given, "zz": X})

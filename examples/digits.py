@@ -58,10 +58,10 @@ def plot(directory, history, state, test):
     done = ~np.isnan(history["loss"])
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), constrained_layout=True)
     epochs = np.arange(1, done.sum() + 1)
-    left.semilogy(epochs, history["loss"][done])
+    left.semilogy(epochs, history["loss"][done], marker=".")
     left.set(title="training loss", xlabel="epoch", ylabel="cross entropy")
-    right.plot(epochs, history["accuracy"][done])
-    right.set(title=f"test accuracy, {history['accuracy'][done][-1]:.4f} at the end", xlabel="epoch", ylim=(0.9, 1.0))
+    right.plot(epochs, history["accuracy"][done], marker=".")
+    right.set(title=f"test accuracy, {history['accuracy'][done][-1]:.4f} at the end", xlabel="epoch")
     for axes in (left, right):
         axes.grid(alpha=0.3)
     figure.savefig(directory / "learning_curve.png", dpi=120)
@@ -113,7 +113,8 @@ def main():
         state, history = run["state"], jax.tree.map(np.array, run["history"])
         first = int(state.step) // len(data)
         if first:
-            print(f"resuming after epoch {first}")
+            left = "nothing is left to do (--fresh starts over)" if first >= arguments.epochs else "going on"
+            print(f"resuming after epoch {first}: {left}")
         bar = tqdm(total=arguments.epochs * len(data), initial=int(state.step), unit="step", mininterval=0.5)
         for epoch in range(first, arguments.epochs):
             losses = []

@@ -159,8 +159,8 @@ class Checkpoints:
         """
         steps = self.steps()
         if not steps or step not in (None, *steps):
-            wanted = "a step" if step is None else f"step {step}"
-            raise FileNotFoundError(f"{self.directory} has no {wanted}; there are {list(steps)}: check the path")
+            wanted = "step at all" if step is None else f"step {step}"
+            raise FileNotFoundError(f"{self.directory} has no {wanted}, only {list(steps)}: check the path")
         step = steps[-1] if step is None else step
         rows = self._read_rows(step)
         if like is not None and (lines := _differences(rows, list(_rows(like)))):

@@ -55,7 +55,21 @@ class Layer(Value):
     """A layer: an immutable value with `init` and `apply`.
 
     A subclass is a leaf: it declares arrays in `params` (and `states`) and computes in `forward`; its annotated names
-    are its fields.
+    are its fields. A forward names what else it needs, after a `*`: `key`, `train`, and `state`, which it returns anew.
+
+    Example:
+      >>> class RunningMean(fn.Layer):
+      ...     momentum: float = 0.9
+      ...     def states(self, x):
+      ...         return {"mean": fn.Param(x.shape[-1:], fn.initializers.Zeros())}
+      ...     def forward(self, p, x, *, state, train):
+      ...         new = self.momentum * state["mean"] + (1 - self.momentum) * x.mean(0)
+      ...         state = {"mean": new} if train else state
+      ...         return x - state["mean"], state
+      >>> layer, x = RunningMean(), jnp.ones((4, 2))
+      >>> y, state = layer.apply({}, x, state=layer.init_state(x), train=True)
+      >>> state["mean"]
+      Array([0.1, 0.1], dtype=float32)
 
     Attributes:
       state_once: Whether the state takes one call a pass (a cache); a second call then raises.

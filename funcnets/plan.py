@@ -20,7 +20,20 @@ import jax
 from funcnets.random import draw
 from funcnets.record import KINDS, Arrays, Call, Kind, Recorder
 from funcnets.scope import Scope, explain, shapes_of
-from funcnets.shapes import Tree, below, describe, differences, is_array, join, nested, show, spec, specs, table
+from funcnets.shapes import (
+    Tree,
+    below,
+    describe,
+    differences,
+    is_array,
+    is_empty,
+    join,
+    nested,
+    show,
+    spec,
+    specs,
+    table,
+)
 from funcnets.values import comparable
 
 if TYPE_CHECKING:
@@ -65,16 +78,24 @@ class Plan:
         return nested(dict(zip(declared, arrays, strict=True)))
 
     def rows(self) -> list[tuple[str, str, str, int]]:
-        """(path, layer, output, parameters) of each leaf, in the order of the calls."""
+        """(path, layer, output, parameters) of each leaf, in the order of the calls; ×n for n copies, of all of which
+        the parameters are counted.
+        """
         sizes: dict[str, int] = {}
+        copies: dict[str, str] = {}
         for path, one in self.declared["params"].items():
             owner = self.owners["params"][path]
             sizes[owner] = sizes.get(owner, 0) + _size(one.shapes)
-        rows: dict[str, tuple[str, str, str, int]] = {}
+            copies[owner] = "".join(f" ×{n}" for _, n in one.steps if n is not None)
+        rows: dict[tuple[str, Layer], tuple[str, str, str, int]] = {}
+        known: set[str] = set()
         for call in self.calls:
-            if not call.layer._entries() and call.path not in rows:
-                text = " ".join(repr(call.layer).split())
-                rows[call.path] = (call.path, text, show(call.output), sizes.get(call.path, 0))
+            if not call.layer._entries() and (call.path, call.layer) not in rows:
+                tied = call.path in known and call.path in sizes
+                text = " ".join(repr(call.layer).split()) + copies.get(call.path, "") + (" (tied)" if tied else "")
+                size = 0 if tied else sizes.get(call.path, 0)
+                rows[call.path, call.layer] = (call.path, text, show(call.output), size)
+                known.add(call.path)
         return list(rows.values())
 
     def __str__(self) -> str:
@@ -189,9 +210,9 @@ class Planning(Scope):
         return output, None
 
     def own_params(self, declared: Tree) -> Tree:
-        if declared != {}:
+        if not is_empty(declared):
             self.recorder.declare("params", self.path, self.layer, declared)
-        if self.given is not None and (declared == {} or not differences(shapes_of(declared), self.given)):
+        if self.given is not None and (is_empty(declared) or not differences(shapes_of(declared), self.given)):
             return self._viewed(self.given)
         return self._viewed(self.recorder.stand_ins("params", self.path))
 

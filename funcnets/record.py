@@ -195,7 +195,7 @@ def _flat(tree: Tree, path: str) -> Iterator[tuple[str, Declaration]]:
     elif isinstance(tree, dict):
         for name, inner in tree.items():
             check_name(name, path)
-            if inner == {}:
+            if isinstance(inner, dict) and not inner:
                 raise TypeError(f"{join(path, name)}: an empty dict declares nothing: leave it out")
             yield from _flat(inner, join(path, name))
     else:

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from funcnets.random import as_key, copy_key, path_key, path_keys, run_key
-from funcnets.shapes import Tree, below, describe, differences, join, names_of, show
+from funcnets.shapes import Tree, below, describe, differences, is_empty, join, names_of, show
 
 if TYPE_CHECKING:
     from funcnets.layer import Layer
@@ -246,7 +246,7 @@ class Scope:
 
     def own_params(self, declared: Tree) -> Tree:
         """The parameters of a leaf that declares these (nothing: whatever stands under its name)."""
-        if declared == {}:
+        if is_empty(declared):
             return {} if self.params is ABSENT else self.params
         if not _fits(declared, self.params):
             shapes = shapes_of(declared)

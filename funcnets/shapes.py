@@ -20,6 +20,11 @@ def is_array(x: object) -> bool:
     return hasattr(x, "shape") and hasattr(x, "dtype")
 
 
+def is_empty(tree: Tree) -> bool:
+    """Whether a tree is a dict without entries."""
+    return isinstance(tree, dict) and not tree
+
+
 def spec(x: Any) -> Any:
     """Shape and dtype of an array, as JAX would hold it; anything else as it is."""
     if isinstance(x, (np.ndarray, np.generic)):

@@ -209,7 +209,7 @@ class Tied(Wrapper):
         if got.shape != wanted.shape:
             raise ValueError(
                 f"tie: {self.target!r} is {show(wanted)}, but {self.to!r}, {show(source)}, "
-                f"{'as it is' if self.via is None else 'via ' + code(self.via)} is {show(got)}; give via= a function "
+                f"{'unchanged' if self.via is None else 'via ' + code(self.via)}, comes to {show(got)}; give via= a function "
                 f"between the two"
             )
         return {path: one for path, one in arrays.items() if path != self.target}

@@ -183,7 +183,7 @@ def test_reading_where_nothing_is(tmp_path):
     assert not directory.exists()
     with checkpoints:
         checkpoints.save(2, jnp.zeros(1))
-        with pytest.raises(FileNotFoundError, match=r"no step 3; there are \[2\]"):
+        with pytest.raises(FileNotFoundError, match=r"no step 3, only \[2\]"):
             checkpoints.restore(step=3)
 
 

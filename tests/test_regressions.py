@@ -518,3 +518,33 @@ def test_a_stranger_in_explicit_parameters_is_refused():
     assert net.apply(net.init(KEY, X, given), X, given).shape == X.shape
     with pytest.raises(ValueError, match="unread    zz"):
         net.apply({}, X, {**given, "zz": X})
+
+
+def test_an_array_where_a_param_belongs():
+    class Wrong(fn.Layer):
+        def params(self, x):
+            return {"w": jnp.ones(3)}
+
+        def forward(self, p, x):
+            return x * p["w"]
+
+    class WrongState(Wrong):
+        def params(self, x):
+            return {}
+
+        def states(self, x):
+            return {"w": jnp.ones(3)}
+
+        def forward(self, p, x, *, state):
+            return x, state
+
+    for program in (lambda: Wrong().init(KEY, X), lambda: WrongState().init_state(X)):
+        with pytest.raises(TypeError, match=r"declare each array as fn\.Param\(shape, initializer\), got float32\[3\]"):
+            program()
+
+
+def test_the_table_shows_copies_and_ties():
+    ids = jnp.zeros((1, 4), jnp.int32)
+    net = fn.Sequential(("embed", fn.Embedding(9, 3)), fn.Repeat(fn.Dense(3), 6), ("embed", fn.Unembed()))
+    rows = {(path, layer): size for path, layer, _, size in net.plan(ids).rows()}
+    assert rows == {("embed", "Embedding(9, 3)"): 27, ("dense_0", "Dense(3) ×6"): 72, ("embed", "Unembed() (tied)"): 0}

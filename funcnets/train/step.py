@@ -11,6 +11,7 @@ scalar and a dict of metrics. All that a run is stands in the state, so a run th
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -90,6 +91,7 @@ def make_step(
 
     Raises:
       TypeError: (when first called) a loss that is no floating scalar.
+      ValueError: (when called) a state that an earlier step consumed.
     """
 
     def step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Any]]:
@@ -105,7 +107,18 @@ def make_step(
         params = jax.tree.map(lambda p, u: p + u.astype(p.dtype), state.params, updates)
         return TrainState(params, carried, opt_state, state.step + 1, state.key), metrics
 
-    return jax.jit(step, donate_argnums=0)
+    compiled = jax.jit(step, donate_argnums=0)
+
+    @functools.wraps(compiled)
+    def once(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Any]]:
+        if isinstance(state.step, jax.Array) and state.step.is_deleted():
+            raise ValueError(
+                "this state was consumed by an earlier step, which reused its buffers: go on with the state that it "
+                "returned, state, metrics = step(state, batch); copy one that is to be kept"
+            )
+        return compiled(state, batch)
+
+    return once
 
 
 def _check_scalar(value: Any) -> None:

@@ -52,7 +52,10 @@ def test_a_step_is_the_one_written_by_hand():
 def test_the_state_given_is_consumed():
     optimizer = optax.sgd(1e-2)
     start = fn.train.create(NET, optimizer, KEY, X)
-    fn.train.make_step(NET, loss, optimizer)(start, {"x": X, "y": Y})
+    step = fn.train.make_step(NET, loss, optimizer)
+    step(start, {"x": X, "y": Y})
+    with pytest.raises(ValueError, match="this state was consumed by an earlier step"):
+        step(start, {"x": X, "y": Y})
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(start.params))
 
 

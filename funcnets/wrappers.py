@@ -207,10 +207,10 @@ class Tied(Wrapper):
         wanted, source = arrays[self.target].shapes, arrays[self.to].shapes
         got = jax.eval_shape(self._through, source)
         if got.shape != wanted.shape:
+            how = "unchanged" if self.via is None else f"via {code(self.via)}"
             raise ValueError(
-                f"tie: {self.target!r} is {show(wanted)}, but {self.to!r}, {show(source)}, "
-                f"{'unchanged' if self.via is None else 'via ' + code(self.via)}, comes to {show(got)}; give via= a function "
-                f"between the two"
+                f"tie: {self.target!r} is {show(wanted)}, but {self.to!r}, {show(source)}, {how}, comes to {show(got)}; "
+                "give via= a function between the two"
             )
         return {path: one for path, one in arrays.items() if path != self.target}
 

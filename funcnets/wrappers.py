@@ -209,7 +209,7 @@ class Tied(Wrapper):
         if got.shape != wanted.shape:
             how = "unchanged" if self.via is None else f"via {code(self.via)}"
             raise ValueError(
-                f"tie: {self.target!r} is {show(wanted)}, but {self.to!r}, {show(source)}, {how}, comes to {show(got)}; "
+                f"tie: {self.target!r} is {show(wanted)}, but {self.to!r}, {show(source)}, {how}, is {show(got)}; "
                 "give via= a function between the two"
             )
         return {path: one for path, one in arrays.items() if path != self.target}

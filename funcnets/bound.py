@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 
 from funcnets.scope import Scope
-from funcnets.shapes import Tree, describe, misfit_error, near, unread
+from funcnets.shapes import Tree, describe, misfit_error, names_of, near, unread
+
+if TYPE_CHECKING:
+    from funcnets.layer import Layer
 
 
 class Bound:
@@ -43,9 +46,7 @@ class Bound:
         if params is None and state is None and key is None and train is None:
             return self._scope.run(inputs, kwargs)
         if isinstance(params, dict):
-            strangers = list(self._scope.layer._strangers("params", params, ""))
-            if strangers:
-                raise misfit_error(unread(strangers, params))
+            _check_names(self._scope.layer, params)
         output, new = self._scope.run_with(inputs, kwargs, params, state, key, train)
         return output if state is None else (output, state if new is None else new)
 
@@ -141,3 +142,19 @@ class Bound:
     def _put(self, state: Tree) -> None:
         if state is not None:
             self.state = state
+
+
+def _check_names(layer: Layer, params: Tree) -> None:
+    """Raises for an entry of explicit parameters under a name that is none of the layer's; a leaf may read any."""
+    unknown: list[str] = []
+    for path in layer._strangers("params", params, ""):
+        here = layer
+        for name in names_of(path):
+            while here._is_wrapper:  # its child stands in its place
+                here = here._entries()[0][1]
+            if name not in dict(here._entries()):
+                unknown.append(path)
+                break
+            here = here._child(name)[1]
+    if unknown:
+        raise misfit_error(unread(unknown, params))

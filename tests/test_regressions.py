@@ -519,6 +519,12 @@ def test_a_stranger_in_explicit_parameters_is_refused():
     with pytest.raises(ValueError, match="unread    zz"):
         net.apply({}, X, {**given, "zz": X})
 
+    @fn.compose(d=Plain(), r=fn.Sequential(fn.Remat(Reader())))
+    def reading(m, x):
+        return m.r(m.d(x), params={"reader_0": m.d.params})
+
+    assert reading.apply(reading.init(KEY, X), X).shape == X.shape
+
 
 def test_an_array_where_a_param_belongs():
     class Wrong(fn.Layer):

@@ -15,7 +15,8 @@ class Row(NamedTuple):
     name: str  # the public name
     layer: fn.Layer
     sample: tuple[Any, ...]
-    batched: bool = True  # whether vmap over a further leading axis makes sense for every input
+    batched: bool = True  # whether the first axis of every input counts examples that do not see each other
+    out_axis: int = 0  # where the outputs have that axis
 
 
 def floats(*shape: int, seed: int = 0) -> np.ndarray:
@@ -54,7 +55,7 @@ block = fn.Sequential(fn.Dense(3), fn.BatchNorm(), jax.nn.relu, fn.Dropout(0.5))
 
 ROWS = [
     Row("Dense", fn.Dense(4), (floats(2, 3),)),
-    Row("Dense", fn.Dense(4, use_bias=False), (floats(3),)),
+    Row("Dense", fn.Dense(4, use_bias=False), (floats(3),), batched=False),
     Row("Conv", fn.Conv(4, 3), (floats(2, 5, 2),)),
     Row("Conv", fn.Conv(4, (3, 2), strides=2, groups=2, dilation=(1, 2), padding="VALID"), (floats(2, 6, 7, 2),)),
     Row("Conv", fn.Conv(2, 2, padding="CIRCULAR"), (floats(1, 3, 4, 3, 2),)),
@@ -81,7 +82,7 @@ ROWS = [
     Row("Repeat", fn.Repeat(fn.Residual(fn.Dense(3)), 2, scan=False), (floats(4, 3),)),
     Row("Repeat", fn.Repeat(block, 2, shared=True), (floats(4, 3),)),
     Row("Scan", fn.Scan(cell), (floats(2, 3), floats(2, 5, 3))),
-    Row("Ensemble", fn.Ensemble(fn.Sequential(block, fn.Dense(2)), 3), (floats(4, 3),)),
+    Row("Ensemble", fn.Ensemble(fn.Sequential(block, fn.Dense(2)), 3), (floats(4, 3),), out_axis=1),
     Row("Remat", fn.Sequential(fn.Remat(block), fn.Dense(2)), (floats(4, 3),)),
     Row("Cast", fn.Cast(mlp, "bfloat16", output="float32"), (floats(2, 3),)),
     Row("Freeze", fn.Sequential(fn.Freeze(fn.Dense(3)), fn.Dense(2)), (floats(2, 3),)),

@@ -13,6 +13,9 @@ import funcnets as fn
 KEY = jax.random.key(0)
 RUN = jax.random.key(1)
 
+each_batched_row = pytest.mark.parametrize(
+    "row", [row for row in catalogue.ROWS if row.batched], ids=lambda row: row.name
+)
 each_row = pytest.mark.parametrize("row", catalogue.ROWS, ids=lambda row: row.name)
 
 
@@ -145,6 +148,30 @@ def test_evaluation_needs_no_key_and_leaves_the_state(row):
     second, _ = row.layer.apply(params, *row.sample, state=state, key=RUN)
     same_bits(first, second)
     same_bits(kept, state)
+
+
+@each_batched_row
+def test_in_evaluation_examples_do_not_see_each_other(row):
+    params, state = made(row)
+    whole, _ = row.layer.apply(params, *row.sample, state=state)
+    one, _ = row.layer.apply(
+        params, *(a[:1] for a in row.sample), state=row.layer.init_state(*(a[:1] for a in row.sample))
+    )
+    close(one, jax.tree.map(lambda y: jax.lax.slice_in_dim(y, 0, 1, axis=row.out_axis), whole))
+
+
+@each_batched_row
+def test_an_empty_batch_gives_empty_outputs_and_finite_gradients(row):
+    params, _ = made(row)
+    empty = [a[:0] for a in row.sample]
+    state = row.layer.init_state(*empty)
+
+    def loss(params):
+        output, _ = row.layer.apply(params, *empty, state=state, key=RUN, train=True)
+        assert {y.shape[row.out_axis] for y in jax.tree.leaves(output)} == {0}
+        return sum(jnp.sum(y.astype(jnp.float32)) for y in jax.tree.leaves(output))
+
+    assert all(np.isfinite(g).all() for g in jax.tree.leaves(jax.jit(jax.grad(loss))(params)))
 
 
 @each_row

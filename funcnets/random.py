@@ -212,6 +212,7 @@ def _whole(key: jax.Array, factor: Any, standard: Standard, shape: tuple[int, ..
 
 
 _ROWS, _WIDTH = 64, 4096
+_ALIGNMENT = 64  # bytes
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -273,8 +274,8 @@ def draw(key: Any, requests: Sequence[Request]) -> list[Any]:
     key = as_key(key)
     traced, words = _read(key)
     place = key.sharding if words is not None and key.committed else None
-    # A buffer of its own for each array: one shared with NumPy could not be donated.
-    put: Callable[[Any], Any] = functools.partial(jax.device_put, device=place, may_alias=False)
+
+    put: Callable[[np.ndarray], jax.Array] = functools.partial(_own, place=place)
     drawn: dict[int, Any] = {}
     windowed: dict[int, Recipe] = {}
     compiled: list[int] = []
@@ -336,7 +337,7 @@ def _derive(key: Any, requests: Sequence[Request], fold: Callable[..., Any], ara
 
 
 def _draw_windowed(
-    words: np.ndarray, requests: Sequence[Request], recipes: dict[int, Recipe], put: Callable[[Any], Any]
+    words: np.ndarray, requests: Sequence[Request], recipes: dict[int, Recipe], put: Callable[[np.ndarray], jax.Array]
 ) -> dict[int, Any]:
     keys: dict[int, np.ndarray] = {}
     for group in _grouped(recipes, lambda i: requests[i].way):
@@ -349,23 +350,39 @@ def _draw_windowed(
         repeated = np.concatenate([np.repeat(key, n) for key, _, n in each])
         factors = np.concatenate([np.full(key.size * n, factor) for key, factor, n in each])
         streams = np.stack([repeated >> 32, repeated, starts >> 32, starts], axis=1).astype(np.uint32)
-        rows = _rows(streams, factors, recipes[group[0]].standard, put)
+        rows = _rows(streams, factors, recipes[group[0]].standard)
+        # One scratch for all, since fresh memory takes longer to come by than numbers to fill it with; put copies.
+        scratch = _unaligned(max(key.size * n for key, _, n in each) * _WIDTH, each[0][1].dtype)
         for i, n in zip(group, counts, strict=True):
             shape, size = requests[i].shape, keys[i].size
-            windows = np.concatenate(list(itertools.islice(rows, size * n))).reshape(size, n * _WIDTH)
+            held = scratch[: size * n * _WIDTH]
+            windows = np.concatenate(list(itertools.islice(rows, size * n)), out=held).reshape(size, n * _WIDTH)
             drawn[i] = put(windows[:, : math.prod(shape)].reshape((*keys[i].shape, *shape)))
     return drawn
 
 
-def _rows(
-    streams: np.ndarray, factors: np.ndarray, standard: Standard | None, put: Callable[[Any], Any]
-) -> Iterator[np.ndarray]:
+def _unaligned(size: int, dtype: Any) -> np.ndarray:
+    """Memory that JAX copies from; what is aligned it may share, also when told not to."""
+    held = np.empty(size + 1, dtype)
+    return held[1:] if held.ctypes.data % _ALIGNMENT == 0 else held[:size]
+
+
+def _own(array: np.ndarray, place: Any) -> jax.Array:
+    """A NumPy array as one of JAX's with a buffer of its own: a shared one could not be donated, nor filled again."""
+    if array.ctypes.data % _ALIGNMENT == 0 or not array.flags.c_contiguous:
+        held = _unaligned(array.size, array.dtype).reshape(array.shape)
+        held[...] = array
+        array = held
+    return jax.block_until_ready(jax.device_put(array, place))
+
+
+def _rows(streams: np.ndarray, factors: np.ndarray, standard: Standard | None) -> Iterator[np.ndarray]:
     """A window from the beginning of each stream, times its factor."""
     assert standard is not None
     padding = -len(streams) % _ROWS
     streams, factors = np.pad(streams, ((0, padding), (0, 0))), np.pad(factors, (0, padding))
     for at in range(0, len(streams), _ROWS):
-        yield from np.asarray(_windows(*put((streams[at : at + _ROWS], factors[at : at + _ROWS])), standard))
+        yield from np.asarray(_windows(streams[at : at + _ROWS], factors[at : at + _ROWS], standard))
 
 
 def _draw_others(key: jax.Array, requests: Sequence[Request], traced: bool) -> list[Any]:

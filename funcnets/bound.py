@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
-from funcnets.scope import Scope
+from funcnets.scope import Explicit, Scope
 from funcnets.shapes import Tree, describe, misfit_error, names_of, near, unread
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Bound:
             return self._scope.run(inputs, kwargs)
         if isinstance(params, dict):
             _check_names(self._scope.layer, params)
-        output, new = self._scope.run_with(inputs, kwargs, params, state, key, train)
+        output, new = self._scope.run_with(inputs, kwargs, Explicit(params, state, key, train))
         return output if state is None else (output, state if new is None else new)
 
     @property
@@ -133,7 +133,7 @@ class Bound:
         once: bool = False,
     ) -> tuple[Any, Tree]:
         """Output and new state as a function of all they depend on; a state that did not change comes back as None."""
-        return self._scope.run_with(inputs, kwargs, params, state, key, None, once)
+        return self._scope.run_with(inputs, kwargs, Explicit(params, state, key, once=once))
 
     def _state_or_none(self) -> Tree:
         """The layer's state; None in a pass that was given none."""

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from funcnets.bound import Bound
 from funcnets.compose import Composite, Wrapper, check_children
 from funcnets.layer import Layer
-from funcnets.record import Arrays, Kind
+from funcnets.record import Kind
 from funcnets.scope import Keys, Misfit
 from funcnets.shapes import Tree, describe, show, specs
 from funcnets.values import code
@@ -174,6 +174,7 @@ _MERGES: dict[str, tuple[Callable[[tuple[int, ...]], Any] | None, Callable[[list
 class _Copies(Wrapper):
     """A wrapper that runs its child many times over, each time with a key of its own."""
 
+    @property
     def _random_paths(self) -> tuple[str, ...]:
         return ()  # the keys of the copies are their own passes'
 
@@ -182,14 +183,6 @@ def copy_keys_of(child: Bound) -> Callable[[Any], Keys | None]:
     """The keys of copy i of a child, to be made inside the loop; None in a pass without a key."""
     scope = child._scope
     return (lambda i: None) if scope.keys is None else scope.keys.copies(scope.layer, scope.path)
-
-
-def _stacked(arrays: Arrays, n: int) -> Arrays:
-    return {path: one._replace(steps=(("", n), *one.steps)) for path, one in arrays.items()}
-
-
-def _first_copy(tree: Tree) -> Tree:
-    return jax.tree.map(lambda a: a[0], tree)
 
 
 def _check_stacked(layer: Layer, place: str, n: int, params: Tree, state: Tree) -> None:
@@ -239,11 +232,8 @@ class Repeat(_Copies):
     def __post_init__(self) -> None:
         _check_count("Repeat", "n", self.n)
 
-    def _lift(self, kind: Kind, arrays: Arrays) -> Arrays:
-        return arrays if kind == "params" and self.shared else _stacked(arrays, self.n)
-
-    def _one(self, kind: Kind, tree: Tree) -> Tree:
-        return tree if kind == "params" and self.shared else _first_copy(tree)
+    def _copies(self, kind: Kind) -> int | None:
+        return None if kind == "params" and self.shared else self.n
 
     def outline(self, m: Any, x: Any, *others: Any, **kwargs: Any) -> Any:
         return self._kept(x, m.body(x, *others, **kwargs))
@@ -310,11 +300,8 @@ class Ensemble(_Copies):
     def __post_init__(self) -> None:
         _check_count("Ensemble", "n", self.n)
 
-    def _lift(self, kind: Kind, arrays: Arrays) -> Arrays:
-        return _stacked(arrays, self.n)
-
-    def _one(self, kind: Kind, tree: Tree) -> Tree:
-        return _first_copy(tree)
+    def _copies(self, kind: Kind) -> int:
+        return self.n
 
     def outline(self, m: Any, *inputs: Any, **kwargs: Any) -> Any:
         return jax.tree.map(lambda y: jnp.broadcast_to(y, (self.n, *y.shape)), m.layer(*inputs, **kwargs))

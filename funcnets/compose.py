@@ -22,6 +22,7 @@ other fields are hyperparameters.
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar
@@ -29,7 +30,7 @@ from typing import Any, ClassVar
 from funcnets.bound import Bound
 from funcnets.layer import Layer
 from funcnets.leaves import as_layer, function_name, is_child
-from funcnets.record import Kind
+from funcnets.record import Arrays, Kind
 from funcnets.scope import Scope
 from funcnets.shapes import Tree, check_name, describe, join, near
 from funcnets.values import Value, call_code, code, fields_of
@@ -86,14 +87,14 @@ class Composite(Layer):
             refused = [list(layer._strangers(kind, inner, place)) for layer in layers]
             yield from (p for p in refused[0] if all(p in others for others in refused)) if refused else [place]
 
+    @property
     def _random_paths(self) -> tuple[str, ...]:
-        try:
-            return self.__dict__["_takes_keys"]
-        except KeyError:
-            inner = ((name, path) for name, layer in self._entries() for path in layer._random_paths())
-            paths = tuple(dict.fromkeys(join(name, path) for name, path in inner))
-            object.__setattr__(self, "_takes_keys", paths)
-            return paths
+        return self._paths_below
+
+    @functools.cached_property
+    def _paths_below(self) -> tuple[str, ...]:
+        inner = ((name, path) for name, layer in self._entries() for path in layer._random_paths)
+        return tuple(dict.fromkeys(join(name, path) for name, path in inner))
 
     def __getitem__(self, which: int | str) -> Layer:
         """A child by number or name."""
@@ -112,9 +113,13 @@ class Composite(Layer):
 class Wrapper(Composite):
     """A composite with one child that it stands in for: it adds no name to a path, and is called by its child's name.
 
-    A wrapper that changes its child's arrays says how: `_seen` gives any of the child's parameters as the child sees
-    them, `_one` those of one copy, `_lift` what is declared, given what the child declares. One whose forward needs
-    numbers says in `outline` what it computes as far as shapes go.
+    A wrapper whose forward needs numbers says in `outline` what it computes as far as shapes go. One that changes its
+    child's arrays says how:
+
+    - `_copies(kind)`: it holds that many copies, stacked along a leading axis.
+    - `_seen(tree)`: the child sees its parameters so, array by array; any part of them is given.
+    - `_lift(kind, arrays)` and `_view(params)`, each the other's inverse: it declares and holds other arrays than the
+      child, whose parameters are a function of them all.
     """
 
     _is_wrapper: ClassVar[bool] = True
@@ -137,12 +142,12 @@ class Wrapper(Composite):
     def _outline(self, scope: Scope, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return self.outline(Bound(scope), *inputs, **kwargs)
 
-    def _seen(self, tree: Tree) -> Tree:
-        """Any part of the child's parameters as the child sees it."""
-        return tree
-
     def _view(self, params: Tree) -> Tree:
         return self._seen(params)
+
+    def _lift(self, kind: Kind, arrays: Arrays) -> Arrays:
+        n = self._copies(kind)
+        return arrays if n is None else {path: one.stacked(n) for path, one in arrays.items()}
 
     def outline(self, m: Any, *inputs: Any, **kwargs: Any) -> Any:
         """The forward as far as shapes go, with a child that stands for any of its copies."""

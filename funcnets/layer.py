@@ -33,7 +33,7 @@ import functools
 import inspect
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, NamedTuple, NoReturn, cast, final, overload
+from typing import Any, ClassVar, NamedTuple, NoReturn, TypeVar, cast, final, overload
 
 import jax
 import jax.numpy as jnp
@@ -130,21 +130,21 @@ class Layer(Value):
 
     # What every layer has
 
-    @property
+    @functools.cached_property
     @final
     def init(self) -> Init:
         """`init(key, *sample)`: the parameters, a nested dict. The sample is what `apply` takes: arrays or their
         specs.
         """
-        return cast(Init, _function_of(self, Init))
+        return _function_of(self, Init)
 
-    @property
+    @functools.cached_property
     @final
     def apply(self) -> Apply:
         """`apply(params, *inputs, state=None, key=None, train=False)`: the output; with a state given, (output, new
         state).
         """
-        return cast(Apply, _function_of(self, Apply))
+        return _function_of(self, Apply)
 
     @final
     def init_state(self, *sample: Any, **kwargs: Any) -> dict[str, Any]:
@@ -181,7 +181,7 @@ class Layer(Value):
     # How a pass runs it
 
     def _run(self, scope: Scope, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        wants = self._wants()
+        wants = self._wants
         check_first_input(scope, inputs)
         if len(inputs) + len(kwargs) < wants.inputs:
             raise TypeError(
@@ -208,6 +208,7 @@ class Layer(Value):
         scope.new_state(old, new)
         return output
 
+    @property
     def _wants(self) -> _Wants:
         return _wants_of(type(self))
 
@@ -219,9 +220,20 @@ class Layer(Value):
         leaves, structure = jax.tree.flatten((inputs[: takes.positional], named))
         leaves = [spec(leaf) for leaf in leaves]
         marks = sample_marks(leaves)
-        if marks is None or not self._memoable():
+        if marks is None or not self._memoable:
             return _declare(self, kind, structure, leaves)
         return _declared(self, kind, Marked((structure, marks), (structure, leaves)))
+
+    # What a wrapper makes of its child's arrays; see `funcnets.compose.Wrapper`
+
+    def _copies(self, kind: Kind) -> int | None:
+        return None
+
+    def _seen(self, tree: Tree) -> Tree:
+        return tree
+
+    def _view(self, params: Tree) -> Tree:
+        return params
 
     def _lift(self, kind: Kind, arrays: Arrays) -> Arrays:
         return arrays
@@ -231,17 +243,6 @@ class Layer(Value):
 
     def _outline(self, scope: Scope, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return self._run(scope, inputs, kwargs)
-
-    def _view(self, params: Tree) -> Tree:
-        """The child's parameters, given a wrapper's."""
-        return params
-
-    def _seen(self, tree: Tree) -> Tree:
-        return tree
-
-    def _one(self, kind: Kind, tree: Tree) -> Tree:
-        """Arrays of a wrapper as they are for one of its child's copies."""
-        return tree
 
     # What it is made of
 
@@ -274,9 +275,17 @@ class Layer(Value):
         if tree != {} and _takes(type(self), kind) is None:
             yield path
 
+    @property
     def _random_paths(self) -> tuple[str, ...]:
         """The paths that may take keys, relative to this layer, as far as they are known before it runs."""
-        return ("",) if self._wants().key else ()
+        return ("",) if self._wants.key else ()
+
+    @functools.cached_property
+    def _axis_names(self) -> tuple[str, ...]:
+        """The named axes that the layer and its children reduce over, which they say in a field `axis_name`."""
+        own: Any = getattr(self, "axis_name", None)
+        mine = own if isinstance(own, tuple) else () if own is None else (own,)
+        return tuple(dict.fromkeys((*mine, *(name for _, layer in self._entries() for name in layer._axis_names))))
 
     def _is_bare(self) -> bool:
         """Whether its parameters may be something else than a dict: one array, say."""
@@ -418,14 +427,13 @@ class _Function:
         return getattr, (self.net, self.__name__)
 
 
-def _function_of(net: Layer, kind: type[_Function]) -> _Function:
+_F = TypeVar("_F", bound=_Function)
+
+
+def _function_of(net: Layer, kind: type[_F]) -> _F:
     # One living instance for equal nets, since JAX drops what it compiled with the function; but a net that may hold
     # tracers or much memory in a closure keeps its own.
-    own = net.__dict__.get(kind.__name__)
-    if own is None:
-        own = _shared_function(net, kind) if net._memoable() else kind(net)
-        object.__setattr__(net, kind.__name__, own)
-    return own
+    return cast(_F, _shared_function(net, kind)) if net._memoable else kind(net)
 
 
 @functools.lru_cache(maxsize=128)
@@ -468,6 +476,10 @@ class Apply(_Function):
         self, params: Tree, /, *inputs: Any, state: Tree = None, key: Any = None, train: bool = False, **kwargs: Any
     ) -> Any:
         scope = _root(self.net, params, state, key, train)
+        inputs, kwargs = as_inputs(inputs), as_inputs(kwargs)
+        strangers = list(self.net._strangers("params", params, ""))
+        if strangers:
+            raise misfit_error(all_differences(self.net, params, inputs, kwargs) or unread(strangers, params))
         output = _run_root(scope, inputs, kwargs)
         return output if state is None else (output, cast(States, scope.states).tree)
 
@@ -480,20 +492,15 @@ class _BoundNet(Bound):
     def __call__(self, *inputs: Any, **kwargs: Any) -> Any:
         if any(name in kwargs for name in ("params", *_MODES)):
             return super().__call__(*as_inputs(inputs), **kwargs)
-        return _run_root(self._scope, inputs, kwargs)
+        return _run_root(self._scope, as_inputs(inputs), as_inputs(kwargs))
 
 
 def _run_root(scope: Scope, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Runs a net from its root; parameters that do not fit are reported all at once."""
-    net, params = scope.layer, scope.params
-    inputs, kwargs = as_inputs(inputs), as_inputs(kwargs)
-    strangers = list(net._strangers("params", params, ""))
-    if strangers:
-        raise misfit_error(all_differences(net, params, inputs, kwargs) or unread(strangers, params))
     try:
         return scope.run(inputs, kwargs)
     except Misfit as first:
-        rows = all_differences(net, params, inputs, kwargs)
+        rows = all_differences(scope.layer, scope.params, inputs, kwargs)
         if not rows:
             raise
         error = misfit_error(rows)

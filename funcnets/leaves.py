@@ -151,6 +151,7 @@ class Function(Layer):
     def _run(self, scope: Scope, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return self.function(*inputs, **kwargs)
 
+    @property
     def _random_paths(self) -> tuple[str, ...]:
         return ()
 
@@ -180,12 +181,13 @@ class _Pair(Layer):
     def forward(self, p: Tree, *inputs: Any, **kwargs: Any) -> Any:
         return self.call(p, *inputs, **kwargs)
 
+    @property
     def _wants(self) -> Any:
-        try:
-            return self.__dict__["_named"]
-        except KeyError:
-            object.__setattr__(self, "_named", wants_of(self.call, skip=1)._replace(state=False))
-            return self.__dict__["_named"]
+        return self._named
+
+    @functools.cached_property
+    def _named(self) -> Any:
+        return wants_of(self.call, skip=1)._replace(state=False)
 
     def __repr__(self) -> str:
         return call_code("pair", [code(self.make), code(self.call)])

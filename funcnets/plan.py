@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from funcnets.random import draw
-from funcnets.record import KINDS, Arrays, Call, Kind, Recorder
-from funcnets.scope import Scope, explain, shapes_of
+from funcnets.record import KINDS, Arrays, Call, Kind, Recorder, one_copy, stand_in
+from funcnets.scope import Explicit, Scope, explain, shapes_of
 from funcnets.shapes import (
     Tree,
     below,
@@ -117,7 +117,6 @@ def _size(shapes: Tree) -> int:
     return sum(math.prod(one.shape) for one in jax.tree.leaves(shapes))
 
 
-Views = tuple[Callable[[Tree], Tree], ...]
 Row = tuple[str, str, str, str]
 
 
@@ -127,13 +126,19 @@ class Planning(Scope):
     Attributes:
       recorder: Where declarations go.
       given: Parameters of a caller's for this place; None where there are none.
-      views: What the wrappers on the way here make of parameters.
+      views: The wrappers on the way here, which may make something of parameters.
     """
 
     __slots__ = ("given", "recorder", "views")
 
     def __init__(
-        self, layer: Layer, path: str, train: bool, recorder: Recorder, given: Tree = None, views: Views = ()
+        self,
+        layer: Layer,
+        path: str,
+        train: bool,
+        recorder: Recorder,
+        given: Tree = None,
+        views: tuple[Layer, ...] = (),
     ) -> None:
         super().__init__(layer, path, None, None, None, train)
         self.recorder = recorder
@@ -145,16 +150,44 @@ class Planning(Scope):
         if name:
             given = given.get(name) if isinstance(given, dict) else None
         else:
-            given = None if given is None else self.layer._one("params", given)
-            views = (*views, self.layer._seen)
+            given = None if given is None else one_copy(self.layer, "params", given)
+            views = (*views, self.layer)
         return Planning(layer, join(self.path, name), self.train, self.recorder, given, views)
 
     def _viewed(self, params: Tree) -> Tree:
-        for view in self.views:
-            params = view(params)
+        for wrapper in self.views:
+            params = wrapper._seen(params)
         return params
 
     def run(self, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        mark = self._mark(inputs, kwargs)
+        if mark is None:
+            return self._run_anew(inputs, kwargs)
+        if mark in self.recorder.notes:
+            note, output = self.recorder.notes[mark]
+            self.recorder.repeat(note, self.path)
+            return jax.tree.map(stand_in, output)
+        end = self.recorder.begin()
+        output = self._run_anew(inputs, kwargs)
+        note = end(self.path)
+        if all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(output)):
+            types = jax.tree.map(jax.typeof, output)
+            if all(jax.typeof(stand_in(kind)) == kind for kind in jax.tree.leaves(types)):  # no weak type, no sharding
+                self.recorder.notes[mark] = note, types
+        return output
+
+    def _mark(self, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable:
+        """What this call is known by if a composite meets it again; None if more than that may bear upon it."""
+        if not self.layer._entries() or self.given is not None:
+            return None
+        leaves, structure = jax.tree.flatten((inputs, kwargs))
+        types = tuple(jax.typeof(leaf) if isinstance(leaf, jax.Array) else None for leaf in leaves)
+        marks = sample_marks([leaf for leaf in leaves if not isinstance(leaf, jax.Array)])
+        if marks is None or not self.recorder.untouched(self.path):
+            return None
+        return self.layer, self.views, self.train, structure, types, marks
+
+    def _run_anew(self, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         start = self.recorder.span()
         try:
             output = self._run(inputs, kwargs)
@@ -172,24 +205,15 @@ class Planning(Scope):
             return self.layer._run(self, inputs, kwargs)
         # A wrapper may change its child's arrays: they are noted apart, and taken over as it makes them.
         outer = self.recorder
-        self.recorder = Recorder(self.path, outer, self.layer._one)
+        self.recorder = Recorder(self.path, outer, self.layer)
         output = self.layer._outline(self, inputs, kwargs)
-        outer.merge(self.recorder, self.layer)
+        outer.merge(self.recorder)
         self.recorder = outer
         return output
 
-    def run_with(
-        self,
-        inputs: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        params: Any,
-        state: Any,
-        key: Any,
-        train: bool | None,
-        once: bool = False,
-    ) -> tuple[Any, Tree]:
-        train = self.train if train is None else train
-        given = None if callable(params) else params
+    def run_with(self, inputs: tuple[Any, ...], kwargs: dict[str, Any], explicit: Explicit) -> tuple[Any, Tree]:
+        state, train = explicit.state, self.train if explicit.train is None else explicit.train
+        given = None if callable(explicit.params) else explicit.params
         # What the caller gives is not this place's own: it is planned apart, compared, and left out.
         apart = Recorder(self.path, self.recorder)
         scope = Planning(self.layer, self.path, train, apart, self.given, self.views)
@@ -261,7 +285,7 @@ def make_plan(layer: Layer, sample: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     leaves, structure = jax.tree.flatten((sample, kwargs))
     leaves = [spec(leaf) for leaf in leaves]
     marks = sample_marks(leaves)
-    if marks is None or not layer._memoable():
+    if marks is None or not layer._memoable:
         return _plan(layer, structure, leaves)
     return _remembered(layer, Marked((structure, marks), (structure, leaves)))
 
@@ -328,6 +352,8 @@ def _pass(layer: Layer, structure: Any, leaves: list[Any], *, train: bool) -> tu
         inputs, kwargs = jax.tree.unflatten(structure, [next(given) if is_array(leaf) else leaf for leaf in leaves])
         seen.append(specs(Planning(layer, "", train, recorder).run(inputs, kwargs)))
 
+    for name in layer._axis_names:  # axes of a vmap or mesh that will be around the net when it runs
+        forward = jax.vmap(forward, in_axes=None, out_axes=None, axis_name=name, axis_size=1)
     jax.eval_shape(forward, [leaf for leaf in leaves if is_array(leaf)])
     return recorder, seen[-1]
 

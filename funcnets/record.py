@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jax
@@ -47,6 +47,15 @@ class Declared(NamedTuple):
         copies = tuple(n for _, n in self.steps if n is not None)
         return jax.tree.map(lambda one: jax.ShapeDtypeStruct((*copies, *one.shape), one.dtype), self.what.shapes)
 
+    def stacked(self, n: int) -> Declared:
+        """n copies of it, as a wrapper holds them in its child's place."""
+        return self._replace(steps=(("", n), *self.steps))
+
+    def moved(self, old: str, new: str) -> Declared:
+        """The same below another place."""
+        (first, copies), *rest = self.steps
+        return self._replace(steps=((join(new, below(first, old)), copies), *rest))
+
 
 Arrays = dict[str, Declared]
 
@@ -74,19 +83,35 @@ class Call(NamedTuple):
     train_only: bool = False
 
 
-class Recorder:
-    """Notes what the layers of a planned pass declare below a root; a name met again must declare the same."""
+class Note(NamedTuple):
+    """All that was noted of one layer's call, to be noted again where an equal layer meets equal inputs."""
 
-    def __init__(
-        self, root: str = "", outer: Recorder | None = None, one: Callable[[Kind, Tree], Tree] | None = None
-    ) -> None:
+    path: str
+    root: str  # of the recorder
+    sites: tuple[tuple[Kind, str, Site], ...]  # what was declared where
+    calls: tuple[Call, ...]
+    lifted: frozenset[tuple[str, Layer]]
+    reads_train: bool
+
+
+class Recorder:
+    """Notes what the layers of a planned pass declare below a root; a name met again must declare the same.
+
+    Args:
+      root: The path of what it is for.
+      outer: The recorder around, where a reader finds what was declared before.
+      wrapper: The wrapper that stands between the two, and may change what is declared below it.
+    """
+
+    def __init__(self, root: str = "", outer: Recorder | None = None, wrapper: Layer | None = None) -> None:
         self.root = root
+        self.notes: dict[Hashable, tuple[Note, Any]] = {} if outer is None else outer.notes  # by layer and inputs
         self.lifted: set[tuple[str, Layer]] = set()  # wrappers that changed what is declared below them
         self.sites: dict[Kind, dict[str, Site]] = {"params": {}, "states": {}}
         self.calls: list[Call] = []
         self.reads_train = False
-        self._outer = outer  # where a reader finds what was declared before, of which it is to see one copy
-        self._one = one
+        self._outer = outer
+        self._wrapper = wrapper
         self._above: dict[Kind, set[str]] = {"params": set(), "states": set()}  # every path that has a site below it
         self._log: list[tuple[Kind, str]] = []
         self._spans: dict[str, tuple[Layer, set[tuple[Kind, str]]]] = {}
@@ -133,8 +158,8 @@ class Recorder:
         found = self.arrays(kind, path)
         if not found and self._outer is not None:
             outside = self._outer.stand_ins(kind, path)
-            return outside if self._one is None else self._one(kind, outside)
-        return nested({below(full, path): jax.tree.map(_stand_in, one.shapes) for full, one in found.items()})
+            return outside if self._wrapper is None else one_copy(self._wrapper, kind, outside)
+        return nested({below(full, path): jax.tree.map(stand_in, one.shapes) for full, one in found.items()})
 
     def span(self) -> int:
         """Marks the beginning of a composite's call; see `close_span`."""
@@ -153,15 +178,9 @@ class Recorder:
             flat = [{full: shape for site in line.values() for full, shape in site.items()} for line in lines]
             raise _disagree("params", path, (first, flat[0]), (layer, flat[1]))
 
-    def merge(self, inner: Recorder, wrapper: Layer | None = None, *, but: frozenset[Kind] = frozenset()) -> None:
-        """Takes in what a recorder rooted here or further down noted.
-
-        Args:
-          inner: The other recorder.
-          wrapper: What stands between the two, and may change what its child declared.
-          but: Kinds to leave out.
-        """
-        here = below(inner.root, self.root)
+    def merge(self, inner: Recorder, *, but: frozenset[Kind] = frozenset()) -> None:
+        """Takes in what a recorder rooted here or further down noted, as its wrapper makes it, except these kinds."""
+        here, wrapper = below(inner.root, self.root), inner._wrapper
         for kind in KINDS:
             if kind in but:
                 continue
@@ -174,16 +193,59 @@ class Recorder:
                 for full in site.arrays:
                     one = lifted.get(below(full, inner.root))
                     if one is not None:
-                        (first, copies), *rest = one.steps
-                        kept[full] = Declared(one.what, ((join(here, first), copies), *rest))
+                        kept[full] = one.moved("", here)
                 if kept:
                     self.add(kind, path, Site(site.layer, kept))
         self.lifted |= inner.lifted
         self.calls += inner.calls
         self.reads_train |= inner.reads_train
 
+    # What is known of an equal call
 
-def _stand_in(one: jax.ShapeDtypeStruct) -> Any:
+    def untouched(self, path: str) -> bool:
+        """Whether nothing is declared at, above or below a path, so that what is called there finds nothing."""
+        names = names_of(path)
+        above = {"/".join(names[:i]) for i in range(len(names) + 1)}
+        mine = not any(path in self._above[kind] or above & self.sites[kind].keys() for kind in KINDS)
+        return mine and (self._outer is None or self._outer.untouched(path))
+
+    def begin(self) -> Callable[[str], Note]:
+        """Marks the beginning of a layer's call; the result gives the note of all that came since."""
+        log, calls, lifted, reads_train = len(self._log), len(self.calls), set(self.lifted), self.reads_train
+        self.reads_train = False
+
+        def end(path: str) -> Note:
+            met: dict[tuple[Kind, str], None] = dict.fromkeys(self._log[log:])
+            sites = tuple((kind, place, self.sites[kind][place]) for kind, place in met)
+            new = frozenset(self.lifted - lifted)
+            note = Note(path, self.root, sites, tuple(self.calls[calls:]), new, self.reads_train)
+            self.reads_train |= reads_train
+            return note
+
+        return end
+
+    def repeat(self, note: Note, path: str) -> None:
+        """Notes the same of an equal call at another path."""
+
+        def moved(place: str) -> str:
+            return join(path, below(place, note.path))
+
+        old, new = below(note.path, note.root), below(path, self.root)
+        for kind, place, site in note.sites:
+            arrays = {moved(full): one.moved(old, new) for full, one in site.arrays.items()}
+            self.add(kind, moved(place), Site(site.layer, arrays))
+        self.calls += [call._replace(path=moved(call.path)) for call in note.calls]
+        self.lifted |= {(moved(root), wrapper) for root, wrapper in note.lifted}
+        self.reads_train |= note.reads_train
+
+
+def one_copy(wrapper: Layer, kind: Kind, tree: Tree) -> Tree:
+    """Arrays as a wrapper holds them, as one of its child's copies has them."""
+    return tree if wrapper._copies(kind) is None else jax.tree.map(lambda a: a[0], tree)
+
+
+def stand_in(one: Any) -> Any:
+    """An array of some shape and dtype, for a traced pass in which nothing is computed."""
     if jnp.issubdtype(one.dtype, jax.dtypes.prng_key):
         return jnp.broadcast_to(jax.random.key(0), one.shape)
     return jnp.zeros(one.shape, one.dtype)

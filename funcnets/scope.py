@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,24 @@ class _Absent:
 
 
 ABSENT: Final = _Absent()  # no entry under this name
+
+
+class Explicit(NamedTuple):
+    """What a caller gives a layer in place of the pass's own; None: nothing.
+
+    Attributes:
+      params: Parameters, or a function of the layer's own.
+      state: A state; the call then has a new one to give back.
+      key: A key, or the keys of a pass.
+      train: The mode.
+      once: Whether this is the very call of the pass, seen from inside a transform, and not one more.
+    """
+
+    params: Any = None
+    state: Any = None
+    key: Any = None
+    train: bool | None = None
+    once: bool = False
 
 
 class Misfit(ValueError):
@@ -82,7 +100,7 @@ class Keys:
         if self._derived is None and self._trace == _now():
             # All in one vectorised call: a fold for each layer on its own is slow to compile.
             base = run_key(self._given())
-            paths = self._layer._random_paths()
+            paths = self._layer._random_paths
             self._derived = base, dict(zip(paths, path_keys(base, paths), strict=True)) if paths else {}
         base, known = self._derived or (run_key(self._given()), {})
         place = below(path, self._root)
@@ -212,24 +230,16 @@ class Scope:
             explain(error, self, inputs, kwargs)
             raise
 
-    def run_with(
-        self,
-        inputs: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        params: Any,
-        state: Any,
-        key: Any,
-        train: bool | None,
-        once: bool = False,
-    ) -> tuple[Any, Tree]:
-        """The output with parameters, state, key or mode of the caller's (None: the pass's), and the new state; None
-        where a given state was left as it was.
+    def run_with(self, inputs: tuple[Any, ...], kwargs: dict[str, Any], explicit: Explicit) -> tuple[Any, Tree]:
+        """The output with what the caller gives in place of the pass's own, and the new state; None where a given state
+        was left as it was.
         """
+        params, state, key, train, once = explicit
         if callable(params):
             params = self.params if self.params is ABSENT else params(self.params)
         states = self.states if state is None else States(state, self.path)
         if once and states is not None and self.states is not None:
-            states.calls = self.states.calls  # the same call, seen from inside a transform
+            states.calls = self.states.calls
         keys = key if isinstance(key, Keys) or key is None else given_keys(key, self.layer, self.path)
         scope = Scope(
             self.layer,

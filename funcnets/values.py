@@ -85,35 +85,27 @@ class Value:
             f"Make a new one: dataclasses.replace(value, {name}=...)"
         )
 
+    @functools.cached_property  # like all that is derived: in no field, so in no comparison and no pickle
     def _key(self) -> tuple[Any, ...]:
         """What this value is compared by."""
-        try:
-            return self.__dict__["_compared"]
-        except KeyError:
-            key = tuple(comparable(getattr(self, field.name)) for field in fields_of(type(self)))
-            object.__setattr__(self, "_compared", key)
-            return key
+        return tuple(comparable(getattr(self, field.name)) for field in fields_of(type(self)))
 
     def __eq__(self, other: object) -> bool:
         if self is other:
             return True
-        return type(other) is type(self) and hash(self) == hash(other) and self._key() == cast(Self, other)._key()
+        return type(other) is type(self) and hash(self) == hash(other) and self._key == cast(Self, other)._key
+
+    @functools.cached_property
+    def _hash(self) -> int:
+        return hash((type(self), self._key))
 
     def __hash__(self) -> int:
-        try:
-            return self.__dict__["_hash"]
-        except KeyError:
-            object.__setattr__(self, "_hash", hash((type(self), self._key())))
-            return self.__dict__["_hash"]
+        return self._hash
 
+    @functools.cached_property
     def _memoable(self) -> bool:
         """Whether what is known of this value may be kept: not if a function in it may hold tracers or much memory."""
-        try:
-            return self.__dict__["_memo"]
-        except KeyError:
-            memoable = all(holds_nothing(getattr(self, field.name)) for field in fields_of(type(self)))
-            object.__setattr__(self, "_memo", memoable)
-            return memoable
+        return all(holds_nothing(getattr(self, field.name)) for field in fields_of(type(self)))
 
     def _arguments(self) -> list[str]:
         """The constructor's arguments as code; fields at their defaults are left out."""
@@ -272,7 +264,7 @@ def comparable(held: Any) -> Any:
 def holds_nothing(held: Any) -> bool:
     """Whether a field's content is no function, or one that holds nothing but plain constants."""
     if isinstance(held, Value):
-        return held._memoable()
+        return held._memoable
     if isinstance(held, (tuple, frozenset)):
         return all(map(holds_nothing, held))
     if isinstance(held, functools.partial):

@@ -43,7 +43,7 @@ def made(row):
 
 
 def is_random(row):
-    return bool(row.layer._random_paths())
+    return bool(row.layer._random_paths)
 
 
 @each_row

@@ -3,10 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from catalogue import floats
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import funcnets as fn
+from funcnets import plan
 from funcnets.random import path_key
 
 KEY = jax.random.key(0)
@@ -103,3 +105,93 @@ def test_init_draws_equal_blocks_together():
         return text.count("stablehlo.shift_right_logical")
 
     assert size(2) == size(12)
+
+
+def shared_inside(m, x):
+    return m.head(m.embed(m.mid(m.embed(x))))
+
+
+EQUAL_BLOCKS = {
+    "sequential": fn.Sequential(fn.Dense(4), fn.BatchNorm(), jnp.tanh, fn.Dropout(0.5)),
+    "residual": fn.Residual(fn.Sequential(fn.Dense(4), fn.LayerNorm())),
+    "repeat": fn.Repeat(fn.Residual(fn.Sequential(fn.Dense(4), fn.BatchNorm())), 3),
+    "ensemble": fn.Sequential(fn.Ensemble(fn.Sequential(fn.Dense(4)), 2), lambda y: y.sum(0)),
+    "remat": fn.Remat(fn.Sequential(fn.Dense(4), fn.Sequential(fn.Dense(4)))),
+    "cast": fn.Cast(fn.Sequential(fn.Dense(4)), "float32", param_dtype="bfloat16"),
+    "tied": fn.tie(fn.Sequential(("a", fn.Dense(4)), ("b", fn.Dense(4))), "b/kernel", to="a/kernel"),
+    "shared": fn.compose(embed=fn.Dense(4), mid=fn.Sequential(fn.Dense(4)), head=fn.Dense(4))(shared_inside),
+}
+
+
+@pytest.mark.parametrize("name", EQUAL_BLOCKS)
+def test_equal_blocks_are_planned_once_and_noted_as_if_each_were(name, monkeypatch):
+    block = EQUAL_BLOCKS[name]
+    nets = [
+        fn.Sequential(*[block] * 3),
+        fn.Repeat(fn.Sequential(*[block] * 2), 2),
+        fn.Sequential(("first", block), ("second", fn.Remat(fn.Sequential(block, block))), ("first", block)),
+        fn.Cast(fn.Sequential(*[block] * 2), "float32"),
+        fn.Parallel(block, block, fn.Sequential(block), merge="sum"),
+    ]
+    x = jnp.ones((2, 4))
+    for net in nets:
+        known = plan._plan(net, *_sample(x))
+        with monkeypatch.context() as patched:
+            patched.setattr(plan.Planning, "_mark", lambda *_: None)
+            anew = plan._plan(net, *_sample(x))
+        assert known.params == anew.params
+        assert known.states == anew.states
+        assert known.owners == anew.owners
+        assert [call[:4] for call in known.calls] == [call[:4] for call in anew.calls]
+        assert known.declared == anew.declared
+
+
+def _sample(x):
+    leaves, structure = jax.tree.flatten(((x,), {}))
+    return structure, leaves
+
+
+def test_a_block_that_comes_again_is_not_traced_again():
+    traces = []
+
+    def counted(x):
+        traces.append(x.shape)
+        return x
+
+    block = fn.Sequential(fn.Dense(4), counted)
+    fn.Sequential(*[block] * 12).plan(jnp.ones((2, 4)))
+    assert traces == [(2, 4)]
+    fn.Sequential(fn.Dense(3), block, block).plan(jnp.ones((2, 4)))
+    assert len(traces) == 3  # the two blocks meet different inputs
+
+
+def test_a_block_that_reads_what_stands_there_is_planned_for_itself():
+    reader = fn.Sequential(("table", fn.Unembed()))
+    net = fn.Sequential(
+        ("a", fn.Sequential(("table", fn.Embedding(7, 4)))),
+        ("a", reader),
+        lambda y: y.argmax(-1),
+        ("b", fn.Sequential(("table", fn.Embedding(9, 4)))),
+        ("b", reader),
+    )
+    assert net.plan(jnp.zeros((2,), int)).output.shape == (2, 9)
+
+
+class MeanOver(fn.Layer):
+    axis_name: str | None = None
+
+    def params(self, x):
+        return {"scale": fn.Param(x.shape[-1:], fn.initializers.Ones())}
+
+    def forward(self, p, x):
+        return jax.lax.pmean(x * p["scale"], self.axis_name)
+
+
+def test_axes_that_a_layer_names_are_bound_while_it_is_planned():
+    net = fn.Sequential(fn.Dense(3), MeanOver("batch"))
+    x = jax.random.normal(jax.random.key(1), (4, 5))
+    params = net.init(jax.random.key(0), x[0])
+    y = jax.vmap(net.apply, in_axes=(None, 0), axis_name="batch")(params, x)
+    np.testing.assert_allclose(y[0], (x @ params["dense_0"]["kernel"]).mean(0), rtol=1e-5, atol=1e-6)
+    with pytest.raises(NameError, match="batch"):
+        net.apply(params, x[0])

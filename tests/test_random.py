@@ -388,8 +388,11 @@ def test_each_array_has_memory_of_its_own(key):
     )
     assert len({array.unsafe_buffer_pointer() for array in arrays}) == 3
     before = np.asarray(arrays[1]).copy()
-    jax.block_until_ready(jax.jit(lambda x: x + 1, donate_argnums=0)(arrays[0]))
-    assert arrays[0].is_deleted()
+    for array in (arrays[0], arrays[2]):
+        place = array.unsafe_buffer_pointer()
+        reused = jax.block_until_ready(jax.jit(lambda x: x + 1, donate_argnums=0)(array))
+        assert array.is_deleted()
+        assert reused.unsafe_buffer_pointer() == place  # no copy was made: NumPy has no part in it
     np.testing.assert_array_equal(arrays[1], before)
 
 

@@ -397,8 +397,8 @@ def test_no_memo_holds_what_a_function_closes_over():
             return fn.compose(d=fn.Dropout(0.5))(lambda m, x: m.d(x) * s).apply({}, x, key=RUN, train=True)
 
         jax.jit(dropped)(X, 2.0)
-    assert not fn.Sequential(fn.Constant(np.ones(1 << 20)))._memoable()
-    assert fn.Sequential(fn.Constant(np.ones(3)))._memoable()
+    assert not fn.Sequential(fn.Constant(np.ones(1 << 20)))._memoable
+    assert fn.Sequential(fn.Constant(np.ones(3)))._memoable
 
 
 class Reader(fn.Layer):

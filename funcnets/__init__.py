@@ -8,6 +8,8 @@ y = net.apply(params, x)                    # a pure function: jit, grad and vma
 """
 
 from funcnets import initializers as initializers
+from funcnets import params as params
+from funcnets import rewrite as rewrite
 from funcnets import train as train
 from funcnets.checkpoint import Checkpoints as Checkpoints
 from funcnets.combinators import Each as Each
@@ -39,6 +41,12 @@ from funcnets.leaves import Constant as Constant
 from funcnets.leaves import Param as Param
 from funcnets.leaves import pair as pair
 from funcnets.loops import bounded_while as bounded_while
+from funcnets.parametrize import Parametrization as Parametrization
+from funcnets.parametrize import Parametrized as Parametrized
+from funcnets.parametrize import SpectralNorm as SpectralNorm
+from funcnets.parametrize import WeightNorm as WeightNorm
+from funcnets.parametrize import bake as bake
+from funcnets.parametrize import parametrize as parametrize
 from funcnets.wrappers import Cast as Cast
 from funcnets.wrappers import Freeze as Freeze
 from funcnets.wrappers import Remat as Remat

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 from funcnets.bound import Bound
@@ -33,7 +33,7 @@ from funcnets.leaves import as_layer, function_name, is_child
 from funcnets.record import Arrays, Kind
 from funcnets.scope import Scope
 from funcnets.shapes import Tree, check_name, describe, join, near
-from funcnets.values import Value, call_code, code, fields_of
+from funcnets.values import Value, call_code, code
 
 _RESERVED = ("train", "key", "params", "state")
 
@@ -53,10 +53,6 @@ class Composite(Layer):
 
     def forward(self, m: Any, *inputs: Any, **kwargs: Any) -> Any:
         raise NotImplementedError(f"{type(self).__name__} has no forward: write def forward(self, m, x)")
-
-    def _parts(self) -> Iterable[tuple[str, Any]]:
-        """The fields by name, children among them."""
-        return ((field.name, getattr(self, field.name)) for field in fields_of(type(self)))
 
     def _settled(self) -> None:
         self._set_children(*_name_children(self))
@@ -309,6 +305,9 @@ class Composed(Composite):
 
     def _parts(self) -> Iterable[tuple[str, Any]]:
         return self.parts
+
+    def _with(self, parts: Mapping[str, Any]) -> Composed:
+        return super()._with({"parts": tuple({**dict(self.parts), **parts}.items())})
 
     def _hyperparameters(self) -> tuple[str, ...]:
         return tuple(name for name, _ in self.parts)

@@ -154,6 +154,9 @@ class Planning(Scope):
             views = (*views, self.layer)
         return Planning(layer, join(self.path, name), self.train, self.recorder, given, views)
 
+    def beside(self, name: str, layer: Layer, params: Tree) -> Planning:
+        return Planning(layer, join(self.path, name), self.train, self.recorder)
+
     def _viewed(self, params: Tree) -> Tree:
         for wrapper in self.views:
             params = wrapper._seen(params)

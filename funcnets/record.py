@@ -43,9 +43,13 @@ class Declared(NamedTuple):
     steps: Steps
 
     @property
+    def copies(self) -> tuple[int, ...]:
+        """The leading axes along which its copies are stacked."""
+        return tuple(n for _, n in self.steps if n is not None)
+
+    @property
     def shapes(self) -> Tree:
-        copies = tuple(n for _, n in self.steps if n is not None)
-        return jax.tree.map(lambda one: jax.ShapeDtypeStruct((*copies, *one.shape), one.dtype), self.what.shapes)
+        return jax.tree.map(lambda one: jax.ShapeDtypeStruct((*self.copies, *one.shape), one.dtype), self.what.shapes)
 
     def stacked(self, n: int) -> Declared:
         """n copies of it, as a wrapper holds them in its child's place."""
@@ -88,7 +92,7 @@ class Note(NamedTuple):
 
     path: str
     root: str  # of the recorder
-    sites: tuple[tuple[Kind, str, Site], ...]  # what was declared where
+    sites: list[tuple[Kind, str, Site]]  # what was declared where
     calls: tuple[Call, ...]
     lifted: frozenset[tuple[str, Layer]]
     reads_train: bool
@@ -215,8 +219,8 @@ class Recorder:
         self.reads_train = False
 
         def end(path: str) -> Note:
-            met: dict[tuple[Kind, str], None] = dict.fromkeys(self._log[log:])
-            sites = tuple((kind, place, self.sites[kind][place]) for kind, place in met)
+            met = dict.fromkeys(self._log[log:])
+            sites: list[tuple[Kind, str, Site]] = [(kind, place, self.sites[kind][place]) for kind, place in met]
             new = frozenset(self.lifted - lifted)
             note = Note(path, self.root, sites, tuple(self.calls[calls:]), new, self.reads_train)
             self.reads_train |= reads_train

@@ -222,6 +222,10 @@ class Scope:
             params = self.layer._view(params)
         return Scope(layer, join(self.path, name), params, self.states, self.keys, self.train)
 
+    def beside(self, name: str, layer: Layer, params: Tree) -> Scope:
+        """The place below this one of a layer that is no child but a wrapper's own means."""
+        return Scope(layer, join(self.path, name), params, self.states, self.keys, self.train)
+
     def run(self, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The layer's output."""
         try:

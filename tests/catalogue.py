@@ -88,6 +88,8 @@ ROWS = [
     Row("Freeze", fn.Sequential(fn.Freeze(fn.Dense(3)), fn.Dense(2)), (floats(2, 3),)),
     Row("tie", fn.tie(mlp, "out/kernel", to="hidden/kernel", via=jnp.transpose), (floats(2, 3),)),
     Row("compose", mlp, (floats(2, 3),)),
+    Row("Parametrized", fn.Parametrized(fn.Dense(3), kernel=fn.WeightNorm()), (floats(2, 4),)),
+    Row("Parametrized", fn.Parametrized(fn.Dense(3), kernel=fn.SpectralNorm()), (floats(2, 4),)),
     Row("Param", weighted, (floats(2, 3),)),
     Row("Constant", weighted, (floats(2, 3),)),
     Row("pair", fn.pair(scale_init, scale_apply), (floats(2, 3),)),

@@ -1,0 +1,172 @@
+"""From one net value to another: find layers in a net, and replace them.
+
+Nets never change; these functions return new ones. A layer is spoken of by the pattern of its path (see
+`funcnets.params`), by its class, or by an equal layer or function. A path leads to the layer that has the name, inside
+of wrappers that stand around it (Remat, Freeze, ...), since these add no name.
+
+Names stay as they are: where a new layer in a row would be named otherwise, the row keeps the old names as given ones,
+so the parameters of what was not replaced still fit. (Functions have none, and go by their own names.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, cast
+
+from funcnets.compose import Composite
+from funcnets.layer import Layer
+from funcnets.leaves import Function, as_layer, is_child
+from funcnets.params import chosen, matches
+from funcnets.shapes import describe, join, near
+
+What = str | type[Layer] | Layer | Callable[..., Any]
+"""What layers are spoken of by: a pattern of paths, a class, an equal layer, or the function that a layer is."""
+New = Layer | Callable[[Layer], Any] | Mapping[str, Any]
+"""What a layer is replaced by: another layer, a function from the old one to the new, or new values of its fields."""
+
+
+def walk(net: Layer, path: str = "") -> Iterator[tuple[str, Layer]]:
+    """Every layer in a net with its path, parents first; a wrapper and its child have the same path."""
+    yield path, net
+    for name, layer in net._entries():
+        yield from walk(layer, join(path, name))
+
+
+def find(net: Layer, what: What) -> dict[str, Layer]:
+    """The layers of a net that a pattern, a class, or an equal layer or function speaks of, by path.
+
+    Args:
+      net: The net.
+      what: A pattern such as "**/dense_0", a class, a layer, or a function.
+
+    Returns:
+      {path: layer}; empty where there is none. Where a wrapper and its child both answer, the wrapper.
+
+    Example:
+      >>> net = fn.Sequential(fn.Dense(8), jax.nn.relu, ("head", fn.Dense(2)))
+      >>> fn.rewrite.find(net, fn.Dense)
+      {'dense_0': Dense(8), 'head': Dense(2)}
+    """
+    found: dict[str, Layer] = {}
+    for path, layer in walk(net):
+        if _speaks_of(what, path, layer):
+            found.setdefault(path, layer)
+    return found
+
+
+def _speaks_of(what: Any, path: str, layer: Layer) -> bool:
+    if isinstance(what, str):
+        return not layer._is_wrapper and matches(what, path)
+    if isinstance(what, type):
+        return isinstance(layer, what)
+    return layer == as_layer(what)
+
+
+def replace(net: Layer, changes: Mapping[What, New]) -> Layer:
+    """A net with other layers in the places that rules speak of.
+
+    Children are replaced before the layers that hold them, and each layer by the first rule that speaks of it.
+
+    Args:
+      net: The net.
+      changes: From a pattern, class, layer or function to a layer, a function old layer → new layer, or a mapping from
+        fields of the layer to new values.
+
+    Raises:
+      ValueError: A rule that speaks of no layer, or names a field that the layer does not have.
+      TypeError: A replacement that is no layer or function.
+
+    Example:
+      >>> net = fn.Sequential(fn.Dense(8), jax.nn.relu, fn.Dense(2))
+      >>> fn.rewrite.replace(net, {"dense_1": {"features": 5}, jax.nn.relu: lambda _: jax.nn.gelu})
+      Sequential(Dense(8), jax.nn.gelu, Dense(5))
+    """
+    places = list(walk(net))
+    layers: dict[str, list[Layer]] = {}
+    for path, layer in places:
+        layers.setdefault(path, []).append(layer)
+    chosen(
+        changes, layers, "layer", lambda what, path: any(_speaks_of(what, path, layer) for layer in layers[path])
+    )  # raises for a rule that speaks of none
+
+    def change(layer: Layer, path: str, new: Layer) -> Layer:
+        for what, by in changes.items():
+            if _speaks_of(what, path, layer):
+                return _changed(new, by, path)
+        return new
+
+    return _rebuilt(net, "", change)
+
+
+def _changed(layer: Layer, by: New, path: str) -> Layer:
+    if isinstance(by, Layer):
+        return by
+    if isinstance(by, Mapping):
+        return with_fields(layer, by, path)
+    new = by(layer)
+    if not is_child(new):
+        raise TypeError(
+            f"{path or 'the net'}: a replacement is a layer, a function old layer -> new layer, or new values of "
+            f"fields; {by!r} returned {new!r}. For a function in place of a layer, write lambda _: the_function"
+        )
+    return as_layer(new)
+
+
+def with_fields(layer: Layer, fields: Mapping[str, Any], path: str = "") -> Layer:
+    """A layer with other values of some fields; raises for a field that it does not have."""
+    known = dict(layer._parts())
+    unknown = [name for name in fields if name not in known]
+    if unknown:
+        raise ValueError(
+            f"{path or 'the net'}: {describe(layer)} has no field {unknown[0]!r}{near(unknown[0], known)}; it has "
+            f"{', '.join(known) or 'none'}"
+        )
+    return layer._with(fields)
+
+
+# Rebuilding
+
+
+def _rebuilt(layer: Layer, path: str, change: Callable[[Layer, str, Layer], Layer]) -> Layer:
+    """A layer with all that is in it changed, and then itself."""
+    if not isinstance(layer, Composite):
+        return change(layer, path, layer)
+    entries = layer._entries()
+    new = [_rebuilt(child, join(path, name), change) for name, child in entries]
+    if all(a is b for (_, a), b in zip(entries, new, strict=True)):
+        return change(layer, path, layer)
+    return change(layer, path, with_children(layer, new))
+
+
+def with_children(net: Composite, children: list[Layer]) -> Layer:
+    """A composite with other children in the places of its own, under the same names."""
+    old = net._entries()
+    names = [name for name, _ in old]
+    parts = dict(net._parts())
+    for named in (False, True):  # names are given where automatic ones would come out otherwise
+        fields: dict[str, Any] = {}
+        for field, where in net._members().items():
+            if isinstance(where, int):
+                fields[field] = _bare(children[where])
+            else:
+                items = zip(cast(tuple[Any, ...], parts[field]), where, strict=True)
+                fields[field] = tuple(_item(item, names[i], children[i], named) for item, i in items)
+        try:
+            new = net._with(fields)
+        except ValueError:
+            if named:
+                raise
+            continue  # an automatic name met a given one
+        pairs = zip(old, new._entries(), strict=True)
+        if all(a == b or (isinstance(f, Function) and isinstance(g, Function)) for (a, f), (b, g) in pairs):
+            break
+    return new
+
+
+def _item(item: Any, name: str, child: Layer, named: bool) -> Any:
+    return (name, _bare(child)) if named or isinstance(item, tuple) else _bare(child)
+
+
+def _bare(layer: Layer) -> Any:
+    """A layer as it is written: a function as itself."""
+    return layer.function if isinstance(layer, Function) else layer

@@ -1,0 +1,145 @@
+"""From one net value to another."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import funcnets as fn
+from funcnets.rewrite import find, replace
+
+KEY = jax.random.key(0)
+X = jnp.ones((2, 8))
+
+
+def block_forward(m, x):
+    return x + m.out(m.activation(m.hidden(x)))
+
+
+def block():
+    return fn.compose(hidden=fn.Dense(16), activation=jax.nn.relu, out=fn.Dense(8), width=3)(block_forward)
+
+
+def net():
+    return fn.Sequential(
+        fn.Dense(8), jax.nn.relu, fn.Dense(8), fn.Remat(fn.Repeat(block(), 2)), ("head", fn.Freeze(fn.Dense(2)))
+    )
+
+
+def test_find_by_class_pattern_layer_and_function():
+    there = find(net(), fn.Dense)
+    assert list(there) == ["dense_0", "dense_1", "block_forward_0/hidden", "block_forward_0/out", "head"]
+    assert there["head"] == fn.Dense(2)
+    assert list(find(net(), "**/hidden")) == ["block_forward_0/hidden"]
+    assert list(find(net(), jax.nn.relu)) == ["relu_0", "block_forward_0/activation"]
+    assert list(find(net(), fn.Dense(8))) == ["dense_0", "dense_1", "block_forward_0/out"]
+    assert find(net(), "head") == {"head": fn.Dense(2)}  # inside its wrapper
+    assert find(net(), fn.Freeze) == {"head": fn.Freeze(fn.Dense(2))}
+    assert find(net(), fn.Conv) == {}
+    assert list(find(net(), "")) == [""]
+
+
+def test_what_is_replaced_and_what_stays():
+    old = net()
+    new = replace(old, {"dense_0": {"features": 4}, "head": fn.Dense(3), "block_forward_0": lambda b: fn.Residual(b)})
+    assert old == net()
+    assert new["dense_0"] == fn.Dense(4)
+    assert new[4] == fn.Freeze(fn.Dense(3))
+    assert find(new, fn.Residual) == {"block_forward_0": fn.Residual(block())}
+    params = new.init(KEY, X)
+    assert params["head"]["kernel"].shape == (8, 3)
+
+
+def test_the_first_rule_wins_and_children_come_first():
+    seen = []
+
+    def note(layer):
+        seen.append(type(layer).__name__)
+        return layer
+
+    new = replace(
+        net(), {"head": {"use_bias": False}, fn.Dense: {"features": 8}, fn.Repeat: note, "block_forward_0": note}
+    )
+    assert new["head"] == fn.Freeze(fn.Dense(2, use_bias=False))
+    assert find(new, "**/hidden")["block_forward_0/hidden"] == fn.Dense(8)
+    assert seen == ["Composed", "Repeat"]
+
+
+def test_names_stay_where_automatic_ones_would_change():
+    old = fn.Sequential(fn.Dense(8), fn.Dense(8), ("named", jnp.tanh), fn.LayerNorm())
+    new = replace(old, {"dense_0": lambda _: fn.RMSNorm(), "named": lambda _: jax.nn.gelu})
+    assert [name for name, _ in new._entries()] == [name for name, _ in old._entries()]
+    assert new == fn.Sequential(
+        ("dense_0", fn.RMSNorm()), ("dense_1", fn.Dense(8)), ("named", jax.nn.gelu), ("layer_norm_0", fn.LayerNorm())
+    )
+    params = old.init(KEY, X)
+    params["dense_0"] = {"scale": jnp.ones(8)}
+    new.apply(params, X)
+    assert replace(old, {"dense_0": {"features": 3}}) == fn.Sequential(
+        fn.Dense(3), fn.Dense(8), ("named", jnp.tanh), fn.LayerNorm()
+    )
+
+
+def test_tied_layers_are_replaced_together():
+    tied = fn.Sequential(("a", fn.Dense(8)), ("a", fn.Dense(8)), fn.Dense(3))
+    new = replace(tied, {"a": {"use_bias": False}})
+    assert [layer.use_bias for layer in new.layers[:2] for layer in [layer[1]]] == [False, False]
+    new.init(KEY, X)
+
+
+def test_a_whole_net_and_what_is_written_in_every_kind_of_field():
+    class Pair(fn.Composite):
+        first: fn.Layer
+        others: tuple
+        width: int = 3
+
+        def forward(self, m, x):
+            x = m.first(x)
+            for layer in m.others:
+                x = layer(x)
+            return x
+
+    old = Pair(fn.Dense(3), (jnp.tanh, ("out", fn.Dense(2))))
+    assert replace(old, {fn.Dense: lambda d: fn.Remat(d)}) == Pair(
+        fn.Remat(fn.Dense(3)), (jnp.tanh, ("out", fn.Remat(fn.Dense(2))))
+    )
+    assert replace(old, {"": {"width": 5}}) == Pair(fn.Dense(3), (jnp.tanh, ("out", fn.Dense(2))), 5)
+    assert replace(fn.Dense(3), {"": fn.Dense(4)}) == fn.Dense(4)
+    parallel = fn.Parallel(fn.Dense(3), fn.Dense(3), merge=jnp.add)
+    assert replace(parallel, {jnp.add: lambda _: jnp.multiply}) == fn.Parallel(
+        fn.Dense(3), fn.Dense(3), merge=jnp.multiply
+    )
+    assert replace(fn.Parallel(fn.Dense(3), merge="sum"), {"": {"merge": "mean"}}) == fn.Parallel(
+        fn.Dense(3), merge="mean"
+    )
+    tied = fn.tie(fn.Sequential(("a", fn.Dense(8)), ("b", fn.Dense(8))), "b/kernel", to="a/kernel")
+    np.testing.assert_array_equal(list(replace(tied, {"b": {"use_bias": False}}).init(KEY, X)["a"]), ["kernel", "bias"])
+
+
+def test_a_part_of_a_composed_is_a_field():
+    assert replace(block(), {"": {"width": 5}}).width == 5
+    with pytest.raises(ValueError, match=r"has no field 'widht' \(did you mean 'width'\?\); it has hidden, activation"):
+        replace(block(), {"": {"widht": 5}})
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        (
+            {"dense_7": fn.Dense(2)},
+            ValueError,
+            r"'dense_7' matches no layer \(did you mean 'dense_[01]'\?\); there are",
+        ),
+        ({fn.Conv: fn.Dense(2)}, ValueError, "matches no layer"),
+        ({"head": {"feature": 3}}, ValueError, r"head: Dense\(2\).* has no field 'feature' \(did you mean 'features'"),
+        ({"head": lambda layer: 3}, TypeError, "head: a replacement is a layer.*returned 3.*lambda _: the_function"),
+    ],
+)
+def test_what_cannot_be_replaced(changes, error, message):
+    with pytest.raises(error, match=message):
+        replace(net(), changes)
+
+
+def test_where_a_layer_was_built_is_kept():
+    old = fn.Sequential(fn.Dense(8), fn.Dense(2))
+    assert replace(old, {"dense_0": {"features": 3}})[0]._created == old[0]._created

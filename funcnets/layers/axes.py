@@ -28,7 +28,7 @@ def axes_of(layer: Layer, x: Any, name: str) -> tuple[int, ...]:
     axes = tuple(axis + rank if axis < 0 else axis for axis in entries)
     if not all(0 <= axis < rank for axis in axes) or len(set(axes)) < len(axes):
         raise ValueError(
-            f"{type(layer).__name__} with {name}={held!r} takes inputs in which these are different axes, got "
+            f"{type(layer).__name__} with {name}={held!r} takes inputs that have these axes, each once, got "
             f"{show(x)}. Axes count from 0 at the front, or from -1 at the end"
         )
     return axes

@@ -13,6 +13,8 @@ from funcnets.layers.axes import Axes, axes_of, check_axes
 from funcnets.layers.fields import check_share, refusal
 from funcnets.layers.inputs import check_floats
 
+_SELU_LOWEST = -1.0507009873554805 * 1.6732632423543772  # −scale · alpha
+
 
 class Dropout(Layer):
     """In training y = x / (1 − rate) where a coin says so, with chance 1 − rate, and 0 elsewhere; in evaluation y = x.
@@ -128,9 +130,6 @@ class AlphaDropout(Layer):
         b = -a * self.rate * _SELU_LOWEST
         kept = jax.random.bernoulli(key, 1 - self.rate, x.shape)
         return a * jnp.where(kept, x, jnp.full_like(x, _SELU_LOWEST)) + b
-
-
-_SELU_LOWEST = -1.0507009873554805 * 1.6732632423543772
 
 
 class GaussianNoise(Layer):

@@ -48,7 +48,7 @@ def test_prelu_refuses():
     )
     with pytest.raises(ValueError, match=re.escape(text)):
         PReLU(0.25)
-    with pytest.raises(ValueError, match=re.escape("PReLU with axis=1 takes inputs in which these are different axes")):
+    with pytest.raises(ValueError, match=re.escape("PReLU with axis=1 takes inputs that have these axes, each once")):
         PReLU(1).plan(jnp.ones(3))
     with pytest.raises(TypeError, match=re.escape("PReLU takes floating numbers (...), got int32[3]. Convert")):
         PReLU().plan(jnp.ones(3, jnp.int32))
@@ -95,7 +95,7 @@ def test_activations_are_functions(got):
             "GLU with axis=-1 takes inputs of an even size along it, got float32[2,3]. Make the layer before it twice "
             "as wide as the output is to be",
         ),
-        (lambda: GLU(axis=1).plan(jnp.ones(2)), "GLU with axis=1 takes inputs in which these are different axes, got"),
+        (lambda: GLU(axis=1).plan(jnp.ones(2)), "GLU with axis=1 takes inputs that have these axes, each once, got"),
         (lambda: GLU().plan(jnp.ones(2, jnp.int32)), "GLU takes floating numbers (...), got int32[2]. Convert them"),
     ],
 )

@@ -230,7 +230,7 @@ def test_axes_that_cannot_be_are_refused_in_both_modes():
     with pytest.raises(ValueError, match=re.escape(text)):
         Dropout(0.5, (1, 1))
     text = (
-        "Dropout with broadcast_axes=(1, 2) takes inputs in which these are different axes, got float32[2,3]. Axes "
+        "Dropout with broadcast_axes=(1, 2) takes inputs that have these axes, each once, got float32[2,3]. Axes "
         "count from 0 at the front, or from -1 at the end"
     )
     for train in (False, True):

@@ -238,7 +238,7 @@ def test_it_refuses_axes_and_ranks_when_built(build, text):
 @pytest.mark.parametrize("axis", [2, -3, (0, -2), (1, 5)])
 def test_it_refuses_inputs_without_its_axes(axis):
     text = (
-        f"Dense with axis={axis!r} takes inputs in which these are different axes, got float32[2,3]. Axes count from "
+        f"Dense with axis={axis!r} takes inputs that have these axes, each once, got float32[2,3]. Axes count from "
         f"0 at the front, or from -1 at the end"
     )
     with pytest.raises(ValueError, match=re.escape(text)):
@@ -375,7 +375,7 @@ def test_bias_and_scale_refuse(kind):
     )
     with pytest.raises(ValueError, match=re.escape(text)):
         kind(256.0)
-    with pytest.raises(ValueError, match=re.escape(f"{name} with axis=3 takes inputs in which these are different")):
+    with pytest.raises(ValueError, match=re.escape(f"{name} with axis=3 takes inputs that have these axes")):
         kind(3).plan(jnp.ones((2, 3)))
     with pytest.raises(TypeError, match=re.escape(f"{name} takes floating numbers (...), got int32[2,3]. Convert")):
         kind().plan(jnp.ones((2, 3), jnp.int32))

@@ -257,6 +257,22 @@ def _axes(axes: int | tuple[int, ...]) -> tuple[int, ...]:
     return axes if isinstance(axes, tuple) else (axes,)
 
 
+def with_axes(
+    initializer: Callable[..., Any],
+    in_axis: tuple[int, ...],
+    out_axis: tuple[int, ...],
+    batch_axis: tuple[int, ...] = (),
+) -> Callable[..., Any]:
+    """An initialiser of a layer that knows its kernel's axes: one that goes by the fans, and was given no axes of its
+    own, with these; any other as it is.
+    """
+    if not isinstance(initializer, _Kernel):
+        return initializer
+    if (initializer.in_axis, initializer.out_axis, initializer.batch_axis) != (-2, -1, ()):
+        return initializer
+    return dataclasses.replace(initializer, in_axis=in_axis, out_axis=out_axis, batch_axis=batch_axis)
+
+
 class VarianceScaling(_Kernel):
     """x with mean 0 and variance scale / n, n being a fan of the kernel.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from funcnets.layer import Layer
+from funcnets.leaves import is_child
 
 
 def check_whole(layer: Layer, name: str, remedy: str) -> None:
@@ -30,6 +31,18 @@ def check_share(layer: Layer, name: str, takes: str, remedy: str, *, one: bool) 
     number = isinstance(held, (int, float)) and not isinstance(held, bool)
     if not number or not (0 <= held < 1 or (one and held == 1)):
         raise refusal(layer, name, takes, remedy)
+
+
+def check_function(layer: Layer, name: str) -> None:
+    """Raises unless the field holds a function; a layer, which may have parameters, is none."""
+    held: Any = getattr(layer, name)
+    if isinstance(held, Layer) or not is_child(held):
+        raise refusal(
+            layer,
+            name,
+            "as a function of an array, without parameters",
+            f"Pass the function itself, {name}=jax.nn.gelu; around a layer write a composite of your own",
+        )
 
 
 def refusal(layer: Layer, name: str, takes: str, remedy: str) -> ValueError:

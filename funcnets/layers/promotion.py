@@ -12,8 +12,14 @@ def in_dtype_of(x: jax.Array, array: jax.Array) -> jax.Array:
 
 
 def per_channel(array: jax.Array, x: jax.Array) -> jax.Array:
-    """An array (channels,) as arithmetic with x (..., channels) takes it: in x's rank and dtype."""
-    return jax.lax.expand_dims(in_dtype_of(x, array), tuple(range(x.ndim - 1)))
+    """An array with x's last axes as arithmetic with x takes it: in x's rank and dtype."""
+    return jax.lax.expand_dims(in_dtype_of(x, array), tuple(range(x.ndim - array.ndim)))
+
+
+def along(array: jax.Array, x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """An array with these axes of x, in x's order, as arithmetic with x takes it: in x's rank and dtype."""
+    others = tuple(axis for axis in range(x.ndim) if axis not in axes)
+    return jax.lax.expand_dims(in_dtype_of(x, array), others)
 
 
 def at_least_float32(x: jax.Array) -> jax.Array:

@@ -1,38 +1,51 @@
 from __future__ import annotations
 
+import dataclasses
+import pickle
 import re
+import sys
 
+import einops
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import references
 
-from funcnets.layers.shaping import Flatten, Identity
+import funcnets as fn
+from funcnets.layers.shaping import (
+    Flatten,
+    Identity,
+    Patchify,
+    PixelShuffle,
+    PixelUnshuffle,
+    Rearrange,
+    Reshape,
+    Transpose,
+)
+
+CHANNELS_LAST = {"to_input": references.channels_last, "to_output": references.channels_last}
+
+
+def numbers(*shape):
+    return np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
 
 
 @pytest.mark.parametrize("shape", [(4,), (4, 3), (2, 3, 4, 5), (0, 3, 2), (2, 0, 3)])
 def test_flatten_puts_the_values_of_each_example_in_a_row(shape):
-    x = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    x = numbers(*shape)
     y = Flatten().apply({}, x)
     assert y.shape == (shape[0], int(np.prod(shape[1:])))
     for b in range(shape[0]):
         assert list(np.asarray(y[b])) == list(x[b].flat)
 
 
-def test_flatten_keeps_the_dtype_of_whole_numbers_too():
-    assert Flatten().apply({}, jnp.ones((2, 3, 4), jnp.int8)).dtype == jnp.int8
-
-
 @pytest.mark.parametrize(
-    ("x", "kind", "text"),
-    [
-        (jnp.ones(()), ValueError, "Flatten takes (batch, ...), got float32[]. Add the missing axis first: x[None]"),
-        ((jnp.ones(2),), TypeError, "Flatten takes one array (batch, ...), got (float32[2]). Take the array out of"),
-    ],
+    "net", [Flatten(), Reshape(4, 6), Transpose(2, 1), Rearrange("b h w -> w h b"), PixelShuffle(2), Patchify(2)]
 )
-def test_flatten_refuses_inputs_before_arithmetic(x, kind, text):
-    with pytest.raises(kind, match=re.escape(text)):
-        Flatten().plan(x)
+def test_they_take_any_dtype(net):
+    for dtype in (jnp.int8, jnp.bool_, jnp.complex64):
+        assert net.apply({}, jnp.ones((2, 4, 6), dtype)).dtype == dtype
 
 
 def test_identity_gives_back_what_it_got():
@@ -42,3 +55,256 @@ def test_identity_gives_back_what_it_got():
     assert jax.tree.structure(Identity().apply({}, tree)) == jax.tree.structure(tree)
     assert Identity().apply({}, x, x) == (x, x)
     assert not jax.make_jaxpr(lambda x: Identity().apply({}, x))(x).eqns
+
+
+@pytest.mark.parametrize(
+    ("sizes", "shape", "out"),
+    [
+        ((4, 3), (2, 12), (2, 4, 3)),
+        ((2, -1), (3, 4, 5), (3, 2, 10)),
+        ((-1,), (3, 4, 5), (3, 20)),
+        ((), (3, 1, 1), (3,)),
+        ((-1, 1), (2,), (2, 1, 1)),
+        ((2, -1), (0, 4, 3), (0, 2, 6)),
+        ((2, -1), (3, 0, 4), (3, 2, 0)),
+    ],
+)
+def test_reshape_keeps_the_batch_and_the_order(sizes, shape, out):
+    x = numbers(*shape)
+    y = Reshape(*sizes).apply({}, x)
+    assert y.shape == out
+    for b in range(shape[0]):
+        assert list(np.asarray(y[b]).flat) == list(x[b].flat)
+
+
+def test_transpose_is_that_of_numpy_with_the_batch_in_its_place():
+    x = numbers(2, 3, 4, 5)
+    np.testing.assert_array_equal(Transpose(3, 1, 2).apply({}, x), x.transpose(0, 3, 1, 2))
+    np.testing.assert_array_equal(Transpose(1).apply({}, x[..., 0, 0]), x[..., 0, 0])
+
+
+PATTERNS = [
+    ("b h w c -> b (h w) c", {}, (2, 3, 4, 5)),
+    ("b (h p) (w q) c -> b (h w) (p q c)", {"p": 2, "q": 3}, (2, 4, 6, 3)),
+    ("b ... c -> b c (...)", {}, (2, 3, 4, 5)),
+    ("b 1 c -> c b", {}, (2, 1, 3)),
+    ("b (h w) -> h b w 1", {"h": 2}, (0, 6)),
+]
+
+
+@pytest.mark.parametrize(("pattern", "sizes", "shape"), PATTERNS)
+def test_rearrange_is_that_of_einops(pattern, sizes, shape):
+    x, net = numbers(*shape), Rearrange(pattern, **sizes)
+    expected = einops.rearrange(x, pattern, **sizes)
+    np.testing.assert_array_equal(jax.jit(net.apply)({}, x), expected)
+    assert net.plan(x).output.shape == expected.shape
+
+
+@pytest.mark.parametrize(
+    ("net", "again", "text"),
+    [
+        (
+            Rearrange("b (h w) -> b h w", w=2, h=3),
+            Rearrange("b (h w) -> b h w", sizes=(("h", 3),), w=2),
+            "Rearrange('b (h w) -> b h w', h=3, w=2)",
+        ),
+        (Reshape(2, -1), Reshape(sizes=[2, -1]), "Reshape(2, -1)"),
+        (Transpose(2, 1), Transpose(axes=(2, 1)), "Transpose(2, 1)"),
+    ],
+)
+def test_they_are_values_whichever_way_they_are_built(net, again, text):
+    assert net == again
+    assert hash(net) == hash(again)
+    assert net.apply is again.apply
+    assert repr(net) == text
+    assert eval(text, vars(fn)) == net
+    assert pickle.loads(pickle.dumps(net)) == net
+    assert dataclasses.replace(net) == net
+
+
+def test_a_field_is_replaced_by_its_name():
+    net = Rearrange("b (h w) -> b h w", h=3)
+    assert dataclasses.replace(net, sizes=(("w", 2),)) == Rearrange("b (h w) -> b h w", w=2)
+    assert dataclasses.replace(Reshape(2, 3), sizes=(6,)) == Reshape(6)
+
+
+def test_without_einops_the_remedy_is_said(monkeypatch):
+    monkeypatch.setitem(sys.modules, "einops", None)
+    text = (
+        "Rearrange takes its patterns from the package einops, which is not installed here: pip install "
+        "'funcnets[einops]', or write Reshape and Transpose"
+    )
+    with pytest.raises(ImportError, match=re.escape(text)):
+        Rearrange("b h -> h b")
+
+
+# Between positions and channels
+
+
+@references.each("shaping", "pixel_shuffle")
+def test_pixel_shuffle_is_that_of_torch(case):
+    case.check(PixelShuffle(**case.options).apply, **CHANNELS_LAST)
+
+
+@references.each("shaping", "pixel_unshuffle")
+def test_pixel_unshuffle_is_that_of_torch(case):
+    case.check(PixelUnshuffle(**case.options).apply, **CHANNELS_LAST)
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_pixel_shuffle_is_its_formula_and_unshuffle_its_inverse(axes):
+    r, spatial = 2, (2, 3, 1)[:axes]
+    x = numbers(2, *spatial, 3 * r**axes)
+    y = PixelShuffle(r).apply({}, x)
+    assert y.shape == (2, *(r * n for n in spatial), 3)
+    for b, *at, c in np.ndindex(*y.shape):
+        channel = c
+        for place in at:
+            channel = channel * r + place % r
+        assert y[(b, *at, c)] == x[(b, *(place // r for place in at), channel)]
+    np.testing.assert_array_equal(PixelUnshuffle(r).apply({}, y), x)
+    assert PixelShuffle(r).apply({}, x[:0]).shape == (0, *y.shape[1:])
+
+
+@pytest.mark.parametrize(
+    ("size", "shape"), [(2, (2, 4, 3)), (3, (2, 3, 6, 2)), ((2, 3), (2, 4, 6, 2)), ((1, 2, 2), (1, 2, 4, 2, 3))]
+)
+def test_patchify_lays_patches_in_a_row(size, shape):
+    x = numbers(*shape)
+    y = np.asarray(Patchify(size).apply({}, x))
+    axes = len(shape) - 2
+    extents = size if isinstance(size, tuple) else (size,) * axes
+    counts = [n // extent for n, extent in zip(shape[1:-1], extents, strict=True)]
+    assert y.shape == (shape[0], np.prod(counts), np.prod(extents) * shape[-1])
+    for n, place in enumerate(np.ndindex(*counts)):
+        cut = tuple(slice(p * e, (p + 1) * e) for p, e in zip(place, extents, strict=True))
+        np.testing.assert_array_equal(y[:, n], x[(slice(None), *cut)].reshape(shape[0], -1))
+
+
+def test_a_dense_on_patches_is_a_convolution_with_strides():
+    x = numbers(2, 4, 6, 2) / 50
+    conv = fn.Conv(5, (2, 3), strides=(2, 3), padding="VALID")
+    params = conv.init(jax.random.key(0), x)
+    dense = {"dense": {**params, "kernel": params["kernel"].reshape(-1, 5)}}
+    net = fn.Sequential(Patchify((2, 3)), ("dense", fn.Dense(5)))
+    np.testing.assert_allclose(net.apply(dense, x), conv.apply(params, x).reshape(2, 4, 5), rtol=1e-4, atol=1e-5)
+
+
+# What they refuse
+
+
+@pytest.mark.parametrize(
+    ("build", "text"),
+    [
+        (
+            lambda: Reshape((4, 4)),
+            "Reshape takes sizes as whole numbers, at least 1, with at most one -1 among them, got ((4, 4),). Write "
+            "them one by one, without the batch: Reshape(4, 4, -1)",
+        ),
+        (lambda: Reshape(-1, -1), "with at most one -1 among them, got (-1, -1)."),
+        (lambda: Reshape(4, 0), "Reshape takes sizes as whole numbers, at least 1, with at most one -1 among them, g"),
+        (lambda: Reshape(2, -1.0), "got (2, -1.0)."),
+        (
+            lambda: Transpose(0, 2, 1),
+            "Transpose takes axes as a reordering of 1 to n, the axes after the batch, got (0, 2, 1). Write them one "
+            "by one; the batch, axis 0, stays: Transpose(2, 1) is x.transpose(0, 2, 1)",
+        ),
+        (lambda: Transpose(), "got ()."),
+        (lambda: Transpose(1, 3), "got (1, 3)."),
+        (lambda: Transpose((2, 1)), "got ((2, 1),)."),
+        (
+            lambda: Rearrange("b h w"),
+            "Rearrange takes pattern as a text with one '->', got 'b h w'. Name x's axes and y's: Rearrange('b h w c "
+            "-> b (h w) c')",
+        ),
+        (lambda: Rearrange("b -> b -> b"), "Rearrange takes pattern as a text with one '->', got 'b -> b -> b'."),
+        (lambda: Rearrange(3), "Rearrange takes pattern as a text with one '->', got 3."),
+        (
+            lambda: Rearrange("b h -> b w"),
+            "Rearrange takes pattern as a pattern of einops, got 'b h -> b w'. Identifiers only on one side of "
+            "expression",
+        ),
+        (
+            lambda: Rearrange("b (h w) -> b h w"),
+            "Rearrange takes pattern as a pattern of einops, got 'b (h w) -> b h w'. Could not infer sizes for",
+        ),
+        (lambda: Rearrange("b h -> h b", w=2), "Axis w is not used in transform. Give sizes by name: h=4"),
+        (
+            lambda: Rearrange("b (h w) -> b h w", h=2.0),
+            "Rearrange takes sizes as whole numbers, at least 1, got (('h', 2.0),). Give a number for an axis's name: "
+            "Rearrange('b (h w) -> b h w', h=4)",
+        ),
+        (
+            lambda: PixelShuffle(0),
+            "PixelShuffle takes factor as a whole number, at least 1, got 0. It is by how much each spatial axis grows",
+        ),
+        (
+            lambda: PixelUnshuffle((2, 2)),
+            "PixelUnshuffle takes factor as a whole number, at least 1, got (2, 2). It is by how much each spatial "
+            "axis shrinks",
+        ),
+        (lambda: Patchify(0), "Patchify takes size as a whole number, at least 1, or as one for each spatial axis, "),
+    ],
+)
+def test_they_refuse_fields_when_built(build, text):
+    with pytest.raises(ValueError, match=re.escape(text)):
+        build()
+
+
+@pytest.mark.parametrize(
+    ("net", "shape", "text"),
+    [
+        (Flatten(), (), "Flatten takes (batch, ...), got float32[]. Add the missing axis first: x[None]"),
+        (Reshape(2), (), "Reshape takes (batch, ...), got float32[]. Add the missing axis first: x[None]"),
+        (
+            Reshape(4, 4),
+            (2, 15),
+            "Reshape(4, 4) takes 16 values an example, got 15 in float32[2,15]. Sizes leave the batch out; one of them "
+            "may be -1, for what is left",
+        ),
+        (Reshape(4, -1), (2, 3, 5), "Reshape(4, -1) takes a multiple of 4 values an example, got 15 in float32[2,3,5"),
+        (
+            Transpose(2, 1),
+            (2, 3, 4, 5),
+            "Transpose(2, 1) takes (batch, and 2 axes), got float32[2,3,4,5]. Name each axis after the batch once",
+        ),
+        (Transpose(1), (), "Transpose takes (batch, and 1 axes), got float32[]. Add the missing axis"),
+        (
+            Rearrange("b (h w) -> b h w", h=2),
+            (2, 5),
+            "Rearrange('b (h w) -> b h w', h=2) takes (b (h w)), got float32[2,5]: Shape mismatch, can't divide axis "
+            "of length 5 in chunks of 2. Change the pattern, or its sizes",
+        ),
+        (Rearrange("b h -> h b"), (2, 5, 1), "takes (b h), got float32[2,5,1]: Wrong shape: expected 2 dims."),
+        (
+            PixelShuffle(2),
+            (1, 3, 3, 6),
+            "PixelShuffle with factor=2 takes a multiple of 4 channels, 2 for each of 2 spatial axes, got 6 in "
+            "float32[1,3,3,6]. Make so many in the layer before: Conv(features * 4, ...)",
+        ),
+        (PixelShuffle(2), (1, 4), "PixelShuffle takes (batch, *spatial, channels) with one to three spatial axes, got"),
+        (
+            PixelUnshuffle(2),
+            (1, 4, 3, 6),
+            "PixelUnshuffle(2) takes spatial axes that are multiples of (2, 2), got float32[1,4,3,6]. Pad or crop them "
+            "first: fn.Pad, fn.Crop",
+        ),
+        (PixelUnshuffle(2), (4, 4), "PixelUnshuffle takes (batch, *spatial, channels) with one to three spatial axes"),
+        (Patchify((2, 3)), (1, 4, 4, 3), "Patchify((2, 3)) takes spatial axes that are multiples of (2, 3), got float"),
+        (Patchify(2), (4, 4), "Patchify takes (batch, *spatial, channels) with one to three spatial axes, got"),
+        (
+            Patchify((2, 3)),
+            (1, 4, 4),
+            "Patchify with size=(2, 3) takes (batch, *spatial, channels) with 2 spatial axes, got float32[1,4,4]. Give",
+        ),
+    ],
+)
+def test_they_refuse_inputs_before_arithmetic(net, shape, text):
+    with pytest.raises(ValueError, match=re.escape(text)):
+        net.plan(jax.ShapeDtypeStruct(shape, jnp.float32))
+
+
+def test_flatten_refuses_what_is_no_array():
+    text = "Flatten takes one array (batch, ...), got (float32[2]). Take the array out of"
+    with pytest.raises(TypeError, match=re.escape(text)):
+        Flatten().plan((jnp.ones(2),))

@@ -32,6 +32,9 @@ from funcnets.layers.normalization import InstanceNorm as InstanceNorm
 from funcnets.layers.normalization import LayerNorm as LayerNorm
 from funcnets.layers.normalization import LocalResponseNorm as LocalResponseNorm
 from funcnets.layers.normalization import RMSNorm as RMSNorm
+from funcnets.layers.patches import Patchify as Patchify
+from funcnets.layers.patches import PixelShuffle as PixelShuffle
+from funcnets.layers.patches import PixelUnshuffle as PixelUnshuffle
 from funcnets.layers.pooling import AvgPool as AvgPool
 from funcnets.layers.pooling import GlobalAvgPool as GlobalAvgPool
 from funcnets.layers.pooling import GlobalMaxPool as GlobalMaxPool
@@ -41,9 +44,6 @@ from funcnets.layers.resizing import Pad as Pad
 from funcnets.layers.resizing import Upsample as Upsample
 from funcnets.layers.shaping import Flatten as Flatten
 from funcnets.layers.shaping import Identity as Identity
-from funcnets.layers.shaping import Patchify as Patchify
-from funcnets.layers.shaping import PixelShuffle as PixelShuffle
-from funcnets.layers.shaping import PixelUnshuffle as PixelUnshuffle
 from funcnets.layers.shaping import Rearrange as Rearrange
 from funcnets.layers.shaping import Reshape as Reshape
 from funcnets.layers.shaping import Transpose as Transpose

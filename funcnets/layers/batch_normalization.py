@@ -21,7 +21,7 @@ from funcnets.layers.promotion import at_least_float32, per_channel
 from funcnets.leaves import Param
 from funcnets.shapes import is_array, show
 
-State = dict[str, jax.Array]
+Arrays = dict[str, jax.Array]
 
 
 class BatchNorm(Layer):
@@ -107,8 +107,8 @@ class BatchNorm(Layer):
         return {"mean": Param(x.shape[-1:], Zeros()), "var": Param(x.shape[-1:], Ones())}
 
     def forward(
-        self, p: State, x: jax.Array, mask: jax.Array | None = None, *, state: State, train: bool
-    ) -> tuple[jax.Array, State]:
+        self, p: Arrays, x: jax.Array, mask: jax.Array | None = None, *, state: Arrays, train: bool
+    ) -> tuple[jax.Array, Arrays]:
         wide = at_least_float32(x)
         if train and math.prod(x.shape[:-1]):
             mean, var, state = self._in_training(wide, mask, state)
@@ -120,7 +120,7 @@ class BatchNorm(Layer):
         y = y + per_channel(p["bias"], y) if self.use_bias else y
         return y.astype(x.dtype), state
 
-    def _in_training(self, wide: jax.Array, mask: jax.Array | None, old: State) -> tuple[jax.Array, jax.Array, State]:
+    def _in_training(self, wide: jax.Array, mask: jax.Array | None, old: Arrays) -> tuple[jax.Array, jax.Array, Arrays]:
         """The batch's mean and variance, and the state after it; with no position that counts, the state's and the
         state.
         """
@@ -160,7 +160,7 @@ class BatchNorm(Layer):
                 f"the batch is mapped, or build it without: BatchNorm(axis_name=None)"
             ) from error
 
-    def _moved(self, old: State, mean: jax.Array, var: jax.Array, count: int | jax.Array) -> State:
+    def _moved(self, old: Arrays, mean: jax.Array, var: jax.Array, count: int | jax.Array) -> Arrays:
         """The running statistics after a batch with so many values a channel."""
         new = {"mean": mean, "var": var * (count / _positive(count - 1)) if self.unbiased else var}
         keep = self.momentum
@@ -171,7 +171,7 @@ def _positive(count: Any) -> Any:
     return max(count, 1) if isinstance(count, int) else jnp.maximum(count, 1)
 
 
-def _held(state: State, wide: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _held(state: Arrays, wide: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The running mean and variance in the precision of the arithmetic."""
     return state["mean"].astype(wide.dtype), state["var"].astype(wide.dtype)
 

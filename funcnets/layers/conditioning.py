@@ -84,8 +84,8 @@ class FiLM(Composite):
     modulation: Layer | Callable[..., Any] = Modulation()
 
     def forward(self, m: Any, x: jax.Array, condition: jax.Array) -> jax.Array:
-        check_floats(self, x, "x (batch, ..., channels)", 1)
-        check_floats(self, condition, "the condition (batch, ..., c)", 1)
+        check_floats(self, x, "as x (batch, ..., channels)", 1)
+        check_floats(self, condition, "as the condition (batch, ..., c)", 1)
         one_each = x.ndim >= 2 and condition.ndim == 2 and condition.shape[:1] == x.shape[:1]
         if not one_each and condition.shape[:-1] != x.shape[:-1]:
             raise ValueError(

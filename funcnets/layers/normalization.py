@@ -32,7 +32,8 @@ class LayerNorm(Layer):
       epsilon: What is added to the variance.
       use_scale: Whether to learn a scale.
       use_bias: Whether to learn a bias.
-      axis: The axis, or axes, that share a mean and a variance, and along which scale and bias differ.
+      axis: The axis, or axes, that share a mean and a variance, and along which scale and bias differ. With a batch's
+        axis among them its examples would see each other.
 
     Params:
       scale: (features,), or the sizes of the axes in the order in which x has them

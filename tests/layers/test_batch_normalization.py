@@ -298,6 +298,26 @@ def test_under_shard_map_n_devices_are_one(masked):
     check_joined(*joined(net, masked, mapped), per_device=False)
 
 
+def test_gradients_taken_on_each_device_add_up_to_those_of_one():
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:4]), ("data",))
+    named = fn.Sequential(fn.Dense(3), BatchNorm(axis_name="data"), jnp.tanh)
+    alone = fn.Sequential(fn.Dense(3), BatchNorm(), jnp.tanh)
+    x, weight = floats(8, 2), floats(8, 3, seed=1)
+    params, state = alone.init(KEY, x), alone.init_state(x)
+
+    def gradients(net, params, x, weight):
+        return jax.grad(lambda p: (net.apply(p, x, state=state, train=True)[0] * weight).sum())(params)
+
+    def on_device(params, x, weight):  # of parameters that all devices hold, JAX adds up the gradients itself
+        return gradients(named, params, x, weight)
+
+    split = jax.shard_map(on_device, mesh=mesh, in_specs=(jax.P(), jax.P("data"), jax.P("data")), out_specs=jax.P())
+    ours, whole = jax.jit(split)(params, x, weight), gradients(alone, params, x, weight)
+    scale = max(np.abs(leaf).max() for leaf in jax.tree.leaves(whole))
+    for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5 * scale)
+
+
 def test_a_named_axis_matters_in_training_alone():
     net, x = BatchNorm(axis_name="batch"), floats(3, 2)
     params, state = affine(2), BatchNorm().init_state(x)

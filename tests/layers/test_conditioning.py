@@ -92,10 +92,26 @@ def test_the_output_has_the_dtype_of_x_whatever_the_conditions(dtype):
             jnp.ones((2, 4, 3)),
             jnp.ones(2, jnp.int32),
             TypeError,
-            "FiLM takes floating numbers the condition (batch, ..., c), got int32[2]. Convert them first",
+            "FiLM takes floating numbers as the condition (batch, ..., c), got int32[2]. Convert them first",
         ),
-        (jnp.ones(()), jnp.ones(2), ValueError, "FiLM takes x (batch, ..., channels), got float32[]. Add the missing"),
-        (jnp.ones(2, jnp.int32), jnp.ones(2), TypeError, "FiLM takes floating numbers x (batch, ..., channels), got "),
+        (
+            jnp.ones(2),
+            None,
+            TypeError,
+            "FiLM takes one array as the condition (batch, ..., c), got None. Take",
+        ),
+        (
+            jnp.ones(()),
+            jnp.ones(2),
+            ValueError,
+            "FiLM takes as x (batch, ..., channels), got float32[]. Add the",
+        ),
+        (
+            jnp.ones(2, jnp.int32),
+            jnp.ones(2),
+            TypeError,
+            "FiLM takes floating numbers as x (batch, ..., channels), g",
+        ),
     ],
 )
 def test_it_refuses_inputs_before_arithmetic(x, condition, kind, text):

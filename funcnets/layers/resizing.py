@@ -75,9 +75,10 @@ class Pad(Layer):
         if name != "constant":
             self._check_length(x, pairs, spared)
             return jnp.pad(x, ((0, 0), *pairs, (0, 0)), mode=name)
-        with np.errstate(invalid="ignore"):
+        with np.errstate(all="ignore"):
             value = np.asarray(self.value).astype(x.dtype)
-        if not jnp.issubdtype(x.dtype, jnp.inexact) and value != self.value:
+        rounds = jnp.issubdtype(x.dtype, jnp.inexact)
+        if np.isfinite(value) != np.isfinite(self.value) if rounds else value != self.value:
             raise ValueError(
                 f"{self!r} takes inputs whose dtype has its value, got {show(x)}. Convert them first, "
                 f"x.astype(jnp.float32), or take another value"

@@ -191,6 +191,12 @@ def test_they_refuse_fields_when_built(build, text):
         ),
         (Pad(1, value=300), jnp.ones((2, 3, 4), jnp.int8), ValueError, "takes inputs whose dtype has its value, got"),
         (Pad(1, value=2.0), jnp.ones((2, 3, 4), bool), ValueError, "takes inputs whose dtype has its value, got bool"),
+        (
+            Pad(1, value=1e9),
+            jnp.ones((2, 3, 4), jnp.float16),
+            ValueError,
+            "takes inputs whose dtype has its value, got",
+        ),
         (Pad(1, value=np.inf), jnp.ones((2, 3, 4), jnp.int32), ValueError, "takes inputs whose dtype has its value"),
         (
             Crop(((1, 2),)),

@@ -331,7 +331,6 @@ def test_a_named_axis_matters_in_training_alone():
     assert "Name the axis where the batch is mapped, or build it without" in str(caught.value)
 
 
-@pytest.mark.xfail(strict=False, reason="planning does not bind a layer's axis_name yet")
 def test_a_net_with_a_named_axis_is_planned_outside_of_any_map():
     @fn.compose(norm=BatchNorm(axis_name="batch"))
     def net(m, x):
@@ -339,12 +338,6 @@ def test_a_net_with_a_named_axis_is_planned_outside_of_any_map():
 
     x = jax.ShapeDtypeStruct((3, 2), jnp.float32)
     assert net.init(KEY, x)["norm"]["scale"].shape == (2,)
-
-
-def test_a_norm_by_itself_is_planned_outside_of_any_map():
-    x = jax.ShapeDtypeStruct((3, 2), jnp.float32)
-    net = fn.Sequential(fn.Dense(4), BatchNorm(axis_name="batch"))
-    assert net.init(KEY, x)["batch_norm_0"]["scale"].shape == (4,)
 
 
 # What it refuses

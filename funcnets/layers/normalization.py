@@ -1,176 +1,98 @@
 """Normalisation: values moved to mean 0 and variance 1, then scaled and shifted as learned.
 
-The layers differ in which values share a mean and a variance: those of a channel over the batch (BatchNorm), of one
-position (LayerNorm, RMSNorm), of a group of channels of one example (GroupNorm). Statistics are taken in float32 at
+The layers differ in which values share a mean and a variance: those of one position (LayerNorm, RMSNorm), of a channel
+or a group of channels of one example (InstanceNorm, GroupNorm), of neighbouring channels of one position
+(LocalResponseNorm), of a channel over the batch (BatchNorm, in a file of its own). Statistics are taken in float32 at
 least, and the output has the input's dtype.
 """
 
 from __future__ import annotations
 
-import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from funcnets.initializers import Ones, Zeros
 from funcnets.layer import Layer
-from funcnets.layers.fields import check_flag, check_share, check_whole
+from funcnets.layers.fields import check_flag, check_share, check_whole, refusal
 from funcnets.layers.inputs import check_floats
-from funcnets.layers.promotion import at_least_float32, per_channel
+from funcnets.layers.promotion import at_least_float32, in_dtype_of, per_channel
 from funcnets.leaves import Param
 from funcnets.shapes import show
 
-
-class BatchNorm(Layer):
-    """y = (x − mean) / √(var + epsilon) · scale + bias, with each channel's mean and variance over all other axes.
-
-    In training they are the batch's, and the state moves towards them: new = momentum · old + (1 − momentum) · batch.
-    In evaluation they are the state's, and the state stays as it is.
-
-    Args:
-      momentum: The weight of the old statistics.
-      epsilon: What is added to the variance.
-      use_scale: Whether to learn a scale.
-      use_bias: Whether to learn a bias.
-      unbiased: Whether the running variance follows Σ(x − mean)² / (count − 1); False for / count. The batch itself
-        is normalised with the latter either way.
-
-    Params:
-      scale: (channels,)
-      bias: (channels,)
-
-    States:
-      mean: (channels,), float32
-      var: (channels,), float32
-
-    Inputs: x (batch, ..., channels), floating → the same shape and dtype. In training a batch with a single value a
-      channel gives the bias, and an empty one is normalised with the state, and leaves it as it is.
-
-    Raises:
-      ValueError: A momentum, epsilon or switch that cannot be; an input of one axis.
-      TypeError: An input of whole numbers.
-
-    Source: Ioffe & Szegedy 2015. momentum is 1 minus PyTorch's, where 0.1 weighs the new; Flax and Keras weigh the old
-      with 0.99. The running variance is unbiased as in PyTorch; in Flax, Haiku and Keras it is not. Keras has
-      epsilon 1e-3. PyTorch refuses a single value a channel.
-
-    Example:
-      >>> x = jnp.arange(6.0).reshape(3, 2)
-      >>> net = fn.BatchNorm()
-      >>> params, state = net.init(jax.random.key(0), x), net.init_state(x)
-      >>> y, state = net.apply(params, x, state=state, train=True)
-      >>> state["mean"]
-      Array([0.2, 0.3], dtype=float32)
-    """
-
-    momentum: float = 0.9
-    epsilon: float = 1e-5
-    use_scale: bool = True
-    use_bias: bool = True
-    unbiased: bool = True
-
-    def __post_init__(self) -> None:
-        check_share(
-            self,
-            "momentum",
-            "as the weight of the old statistics, from 0 to 1",
-            "It is 1 minus PyTorch's; the number of channels comes from the sample: BatchNorm()",
-            one=True,
-        )
-        _check_fields(self, "use_scale", "use_bias", "unbiased")
-
-    def params(self, x: jax.ShapeDtypeStruct) -> dict[str, Param]:
-        check_floats(self, x, "(batch, ..., channels)", 2)
-        return _scale_and_bias(x, scale=self.use_scale, bias=self.use_bias)
-
-    def states(self, x: jax.ShapeDtypeStruct) -> dict[str, Param]:
-        return {"mean": Param(x.shape[-1:], Zeros()), "var": Param(x.shape[-1:], Ones())}
-
-    def forward(
-        self, p: dict[str, jax.Array], x: jax.Array, *, state: dict[str, jax.Array], train: bool
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        wide = at_least_float32(x)
-        count = math.prod(x.shape[:-1])
-        if train and count:
-            axes = tuple(range(x.ndim - 1))
-            mean = wide.mean(axes)  # (channels,)
-            var = jnp.square(wide - per_channel(mean, wide)).mean(axes)
-            state = self._moved(state, mean, var, count)
-        else:
-            mean, var = state["mean"].astype(wide.dtype), state["var"].astype(wide.dtype)
-        factor = jax.lax.rsqrt(var + self.epsilon)
-        factor = factor * p["scale"].astype(wide.dtype) if self.use_scale else factor
-        y = (wide - per_channel(mean, wide)) * per_channel(factor, wide)
-        y = y + per_channel(p["bias"], y) if self.use_bias else y
-        return y.astype(x.dtype), state
-
-    def _moved(self, old: dict[str, jax.Array], mean: jax.Array, var: jax.Array, count: int) -> dict[str, jax.Array]:
-        """The running statistics after a batch with so many values a channel."""
-        new = {"mean": mean, "var": var * (count / max(count - 1, 1)) if self.unbiased else var}
-        keep = self.momentum
-        return {name: keep * held + (1 - keep) * new[name].astype(held.dtype) for name, held in old.items()}
+Axes = int | tuple[int, ...]
 
 
 class LayerNorm(Layer):
-    """y = (x − mean) / √(var + epsilon) · scale + bias, with mean and variance over the last axis.
+    """y = (x − mean) / √(var + epsilon) · scale + bias, with mean and variance over the last axis, or given ones.
 
     Args:
       epsilon: What is added to the variance.
       use_scale: Whether to learn a scale.
       use_bias: Whether to learn a bias.
+      axis: The axis, or axes, that share a mean and a variance, and along which scale and bias differ. With a batch's
+        axis among them its examples would see each other.
 
     Params:
-      scale: (features,)
-      bias: (features,)
+      scale: (features,), or the sizes of the axes in the order in which x has them
+      bias: likewise
 
-    Inputs: x (..., features), floating → the same shape and dtype.
+    Inputs: x (..., features), floating, or any x that has the axes → the same shape and dtype.
 
     Raises:
-      ValueError: An epsilon or switch that cannot be; an input without axes.
+      ValueError: An epsilon, switch or axis that cannot be; an input without these axes.
       TypeError: An input of whole numbers.
 
-    Source: Ba et al. 2016. epsilon is that of PyTorch, Equinox and Haiku; Flax has 1e-6, Keras 1e-3.
+    Source: Ba et al. 2016. epsilon is that of PyTorch, Equinox and Haiku; Flax has 1e-6, Keras 1e-3. PyTorch's
+      normalized_shape of n sizes is the last n axes, (-n, ..., -1).
 
     Example:
       >>> fn.LayerNorm(use_scale=False, use_bias=False).apply({}, jnp.array([1.0, 3.0])).round(3)
       Array([-1.,  1.], dtype=float32)
+      >>> fn.LayerNorm(axis=(-2, -1)).plan(jnp.ones((2, 4, 3))).params["scale"].shape
+      (4, 3)
     """
 
     epsilon: float = 1e-5
     use_scale: bool = True
     use_bias: bool = True
+    axis: Axes = -1
 
     def __post_init__(self) -> None:
-        _check_fields(self, "use_scale", "use_bias")
+        check_norm(self, "use_scale", "use_bias")
+        _check_axis_field(self)
 
     def params(self, x: jax.ShapeDtypeStruct) -> dict[str, Param]:
-        check_floats(self, x, "(..., features)", 1)
-        return _scale_and_bias(x, scale=self.use_scale, bias=self.use_bias)
+        shape = tuple(x.shape[axis] for axis in _axes_in(self, x))
+        return scale_and_bias(shape, scale=self.use_scale, bias=self.use_bias)
 
     def forward(self, p: dict[str, jax.Array], x: jax.Array) -> jax.Array:
         # Without the barrier XLA computes the residual stream that ends here once more in each of its uses.
         wide = at_least_float32(jax.lax.optimization_barrier(x))
-        centred = wide - wide.mean(-1, keepdims=True)
-        y = centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + self.epsilon)
-        y = y * per_channel(p["scale"], y) if self.use_scale else y
-        y = y + per_channel(p["bias"], y) if self.use_bias else y
+        axes = _axes_in(self, x)
+        y = _standardised(wide, axes, self.epsilon)
+        y = y * _along(p["scale"], y, axes) if self.use_scale else y
+        y = y + _along(p["bias"], y, axes) if self.use_bias else y
         return y.astype(x.dtype)
 
 
 class RMSNorm(Layer):
-    """y = x / √(mean of x² + epsilon) · scale, over the last axis.
+    """y = x / √(mean of x² + epsilon) · scale, over the last axis, or given ones.
 
     Args:
       epsilon: What is added to the mean square.
       use_scale: Whether to learn a scale.
+      axis: The axis, or axes, that share a mean square, and along which the scale differs.
 
     Params:
-      scale: (features,)
+      scale: (features,), or the sizes of the axes in the order in which x has them
 
-    Inputs: x (..., features), floating → the same shape and dtype.
+    Inputs: x (..., features), floating, or any x that has the axes → the same shape and dtype.
 
     Raises:
-      ValueError: An epsilon or switch that cannot be; an input without axes.
+      ValueError: An epsilon, switch or axis that cannot be; an input without these axes.
       TypeError: An input of whole numbers.
 
     Source: Zhang & Sennrich 2019. epsilon is Flax's; PyTorch takes the dtype's machine epsilon.
@@ -182,18 +104,20 @@ class RMSNorm(Layer):
 
     epsilon: float = 1e-6
     use_scale: bool = True
+    axis: Axes = -1
 
     def __post_init__(self) -> None:
-        _check_fields(self, "use_scale")
+        check_norm(self, "use_scale")
+        _check_axis_field(self)
 
     def params(self, x: jax.ShapeDtypeStruct) -> dict[str, Param]:
-        check_floats(self, x, "(..., features)", 1)
-        return _scale_and_bias(x, scale=self.use_scale, bias=False)
+        shape = tuple(x.shape[axis] for axis in _axes_in(self, x))
+        return scale_and_bias(shape, scale=self.use_scale, bias=False)
 
     def forward(self, p: dict[str, jax.Array], x: jax.Array) -> jax.Array:
-        wide = at_least_float32(x)
-        y = wide * jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + self.epsilon)
-        y = y * per_channel(p["scale"], y) if self.use_scale else y
+        wide, axes = at_least_float32(x), _axes_in(self, x)
+        y = wide * jax.lax.rsqrt(jnp.square(wide).mean(axes, keepdims=True) + self.epsilon)
+        y = y * _along(p["scale"], y, axes) if self.use_scale else y
         return y.astype(x.dtype)
 
 
@@ -233,7 +157,7 @@ class GroupNorm(Layer):
 
     def __post_init__(self) -> None:
         check_whole(self, "groups", "Write GroupNorm(1) for one group of all channels")
-        _check_fields(self, "use_scale", "use_bias")
+        check_norm(self, "use_scale", "use_bias")
 
     def params(self, x: jax.ShapeDtypeStruct) -> dict[str, Param]:
         check_floats(self, x, "(batch, *spatial, channels)", 2)
@@ -242,27 +166,166 @@ class GroupNorm(Layer):
                 f"GroupNorm with groups={self.groups} takes channels that its groups divide, got {x.shape[-1]} "
                 f"channels in {show(x)}. Take a divisor of {x.shape[-1]} for groups"
             )
-        return _scale_and_bias(x, scale=self.use_scale, bias=self.use_bias)
+        return scale_and_bias(x.shape[-1:], scale=self.use_scale, bias=self.use_bias)
 
     def forward(self, p: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+        return _normalised_groups(self, p, x, self.groups)
+
+
+class InstanceNorm(Layer):
+    """y = (x − mean) / √(var + epsilon) · scale + bias, with each channel's mean and variance over all positions, for
+    each example: GroupNorm with a group for every channel.
+
+    Args:
+      epsilon: What is added to the variance.
+      use_scale: Whether to learn a scale.
+      use_bias: Whether to learn a bias.
+
+    Params:
+      scale: (channels,)
+      bias: (channels,)
+
+    Inputs: x (batch, *spatial, channels), floating, with at least one spatial axis → the same shape and dtype. A
+      single position gives the bias.
+
+    Raises:
+      ValueError: An epsilon or a switch that cannot be; an input without spatial axes.
+      TypeError: An input of whole numbers.
+
+    Source: Ulyanov et al. 2016. epsilon is PyTorch's; Flax has 1e-6. PyTorch learns no scale and bias unless
+      affine=True, and can keep running statistics, for which there is BatchNorm.
+
+    Example:
+      >>> x = jnp.array([[[1.0], [3.0]]])                       # one example, two positions, one channel
+      >>> fn.InstanceNorm(use_scale=False, use_bias=False).apply({}, x)[0, :, 0].round(3)
+      Array([-1.,  1.], dtype=float32)
+    """
+
+    epsilon: float = 1e-5
+    use_scale: bool = True
+    use_bias: bool = True
+
+    def __post_init__(self) -> None:
+        check_norm(self, "use_scale", "use_bias")
+
+    def params(self, x: jax.ShapeDtypeStruct) -> dict[str, Param]:
+        check_floats(self, x, "(batch, *spatial, channels) with at least one spatial axis", 3)
+        return scale_and_bias(x.shape[-1:], scale=self.use_scale, bias=self.use_bias)
+
+    def forward(self, p: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+        return _normalised_groups(self, p, x, x.shape[-1])
+
+
+class LocalResponseNorm(Layer):
+    """y[c] = x[c] / (k + alpha / size · Σ x[n]²)^beta, with n over the size channels around c; there is nothing
+    beyond the ends.
+
+    Args:
+      size: The number of channels in a window; c − size // 2 is the first.
+      alpha: The weight of the mean square.
+      beta: The exponent.
+      k: What is added.
+
+    Inputs: x (..., channels), floating → the same shape and dtype.
+
+    Raises:
+      ValueError: A size, alpha, beta or k that cannot be; an input without axes.
+      TypeError: An input of whole numbers.
+
+    Source: Krizhevsky et al. 2012, where alpha weighs the sum. The form and the numbers left out are PyTorch's, but
+      for size, which it has no default for; the paper's are size=5, k=2 and, in this form, alpha=5e-4.
+
+    Example:
+      >>> fn.LocalResponseNorm(size=3, alpha=3.0, beta=1.0).apply({}, jnp.ones((1, 4)))
+      Array([[0.33333334, 0.25      , 0.25      , 0.33333334]], dtype=float32)
+    """
+
+    size: int = 5
+    alpha: float = 1e-4
+    beta: float = 0.75
+    k: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_whole(self, "size", "It is the number of neighbouring channels: LocalResponseNorm(5)")
+        for name in ("alpha", "beta", "k"):
+            held: Any = getattr(self, name)
+            number = isinstance(held, (int, float)) and not isinstance(held, bool)
+            if not number or not (0 <= held < np.inf) or (name == "k" and held == 0):
+                least = "above 0" if name == "k" else "from 0 up"
+                raise refusal(self, name, f"as a number {least}", "Left out they are alpha=1e-4, beta=0.75, k=1.0")
+
+    def forward(self, p: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+        check_floats(self, x, "(..., channels)", 1)
         wide = at_least_float32(x)
-        grouped = wide.reshape(*x.shape[:-1], self.groups, x.shape[-1] // self.groups)
-        axes = (*range(1, x.ndim - 1), x.ndim)  # all positions, and the channels within a group
-        centred = grouped - grouped.mean(axes, keepdims=True)
-        y = centred * jax.lax.rsqrt(jnp.square(centred).mean(axes, keepdims=True) + self.epsilon)
-        y = y.reshape(x.shape)
-        y = y * per_channel(p["scale"], y) if self.use_scale else y
-        y = y + per_channel(p["bias"], y) if self.use_bias else y
-        return y.astype(x.dtype)
+        leading = x.ndim - 1
+        ends = (*((0, 0),) * leading, (self.size // 2, (self.size - 1) // 2))
+        window, ones = (*(1,) * leading, self.size), (1,) * x.ndim
+        total = jax.lax.reduce_window(jnp.square(wide), np.zeros((), wide.dtype), jax.lax.add, window, ones, ends)
+        return (wide / (self.k + self.alpha / self.size * total) ** self.beta).astype(x.dtype)
 
 
-def _check_fields(norm: Layer, *switches: str) -> None:
+# The arithmetic that they share
+
+
+def _standardised(wide: jax.Array, axes: tuple[int, ...], epsilon: float) -> jax.Array:
+    """Values with mean 0 and variance 1 over these axes."""
+    centred = wide - wide.mean(axes, keepdims=True)
+    return centred * jax.lax.rsqrt(jnp.square(centred).mean(axes, keepdims=True) + epsilon)
+
+
+def _normalised_groups(norm: GroupNorm | InstanceNorm, p: dict[str, jax.Array], x: jax.Array, groups: int) -> jax.Array:
+    """Each group of channels of each example normalised over all positions, then scaled and shifted."""
+    grouped = at_least_float32(x).reshape(*x.shape[:-1], groups, x.shape[-1] // max(groups, 1))
+    axes = (*range(1, x.ndim - 1), x.ndim)  # all positions, and the channels within a group
+    y = _standardised(grouped, axes, norm.epsilon).reshape(x.shape)
+    y = y * per_channel(p["scale"], y) if norm.use_scale else y
+    y = y + per_channel(p["bias"], y) if norm.use_bias else y
+    return y.astype(x.dtype)
+
+
+def _along(array: jax.Array, y: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """An array with an entry for each of these axes of y, as arithmetic with y takes it."""
+    return jax.lax.expand_dims(in_dtype_of(y, array), tuple(axis for axis in range(y.ndim) if axis not in axes))
+
+
+# What they check and declare
+
+
+def check_norm(norm: Layer, *switches: str) -> None:
+    """Raises unless epsilon and these switches hold what they can."""
     widths = f"Widths come from the sample: {type(norm).__name__}()"
     check_share(norm, "epsilon", "as a number from 0 up to 1", widths, one=False)
     for switch in switches:
         check_flag(norm, switch, widths)
 
 
-def _scale_and_bias(x: jax.ShapeDtypeStruct, *, scale: bool, bias: bool) -> dict[str, Param]:
-    declared = {"scale": Param(x.shape[-1:], Ones())} if scale else {}
-    return declared | ({"bias": Param(x.shape[-1:], Zeros())} if bias else {})
+def scale_and_bias(shape: tuple[int, ...], *, scale: bool, bias: bool) -> dict[str, Param]:
+    """What a norm learns, as far as it learns it."""
+    declared = {"scale": Param(shape, Ones())} if scale else {}
+    return declared | ({"bias": Param(shape, Zeros())} if bias else {})
+
+
+def _check_axis_field(norm: LayerNorm | RMSNorm) -> None:
+    held: Any = norm.axis
+    entries: tuple[Any, ...] = held if isinstance(held, tuple) else (held,)
+    if not entries or not all(type(entry) is int for entry in entries) or len(set(entries)) < len(entries):
+        raise refusal(
+            norm,
+            "axis",
+            "as a whole number, or as a tuple of different ones",
+            "Write axis=-1 for the last axis, axis=(-2, -1) for the last two",
+        )
+
+
+def _axes_in(norm: LayerNorm | RMSNorm, x: Any) -> tuple[int, ...]:
+    """The axes of x that are normalised over, from the first; raises where x has them not."""
+    given = norm.axis if isinstance(norm.axis, tuple) else (norm.axis,)
+    check_floats(norm, x, "(..., features)", 1)
+    rank = len(x.shape)
+    axes = sorted({axis % rank for axis in given})
+    if not all(-rank <= axis < rank for axis in given) or len(axes) < len(given):
+        raise ValueError(
+            f"{type(norm).__name__} with axis={norm.axis!r} takes inputs that have each of these axes, and once, got "
+            f"{show(x)}. Its axes are 0 to {rank - 1}, or -{rank} to -1 from the end"
+        )
+    return tuple(axes)

@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import references
 
-from funcnets.layers.normalization import BatchNorm, GroupNorm, LayerNorm, RMSNorm
+from funcnets.layers.batch_normalization import BatchNorm
+from funcnets.layers.normalization import GroupNorm, InstanceNorm, LayerNorm, LocalResponseNorm, RMSNorm
 
 KEY = jax.random.key(0)
 
@@ -90,9 +92,85 @@ def test_rms_norm_divides_by_the_root_mean_square(shape, scale):
 
 
 @SWITCHES
+@pytest.mark.parametrize(("shape", "axes"), [((2, 5, 3), (1,)), ((2, 3, 2, 3), (1, 2))])
+def test_instance_norm_normalises_each_channel_of_each_example(shape, axes, scale, bias):
+    check(InstanceNorm(1e-2, scale, bias), floats(*shape), axes, scale=scale, bias=bias)
+
+
+@SWITCHES
 @pytest.mark.parametrize(("shape", "axes"), [((2, 6), (2,)), ((2, 4, 6), (1, 3)), ((2, 3, 2, 6), (1, 2, 4))])
 def test_group_norm_normalises_each_group_of_each_example(shape, axes, scale, bias):
     check(GroupNorm(3, 1e-2, scale, bias), floats(*shape), axes, groups=3, scale=scale, bias=bias)
+
+
+# What PyTorch computes
+
+
+CHANNELS_LAST = {"to_input": references.channels_last, "to_output": references.channels_last}
+
+
+def to_params(theirs):
+    return {ours: theirs[name] for ours, name in (("scale", "weight"), ("bias", "bias")) if name in theirs}
+
+
+@references.each("normalization", "layer_norm")
+def test_layer_norm_is_that_of_torch(case):
+    case.check(LayerNorm(**case.options).apply, to_params)
+
+
+@references.each("normalization", "rms_norm")
+def test_rms_norm_is_that_of_torch(case):
+    case.check(RMSNorm(**case.options).apply, to_params)
+
+
+@references.each("normalization", "group_norm")
+def test_group_norm_is_that_of_torch(case):
+    case.check(GroupNorm(**case.options).apply, to_params, **CHANNELS_LAST)
+
+
+@references.each("normalization", "instance_norm")
+def test_instance_norm_is_that_of_torch(case):
+    case.check(InstanceNorm(**case.options).apply, to_params, **CHANNELS_LAST)
+
+
+@references.each("normalization", "local_response_norm")
+def test_local_response_norm_is_that_of_torch(case):
+    case.check(LocalResponseNorm(**case.options).apply, **CHANNELS_LAST)
+
+
+# Other axes and neighbours
+
+
+@pytest.mark.parametrize("axis", [0, 1, (0, 2), (-1, 1), (2, 0), (0, 1, 2)])
+def test_layer_norm_and_rms_norm_over_any_axes(axis):
+    x = floats(2, 3, 4)
+    axes = tuple(sorted(a % 3 for a in (axis if isinstance(axis, tuple) else (axis,))))
+    shape = tuple(x.shape[a] for a in axes)
+    scale, bias = floats(*shape, seed=1), floats(*shape, seed=2)
+    rest = tuple(a for a in range(3) if a not in axes)
+    wide = {"scale": np.expand_dims(scale, rest), "bias": np.expand_dims(bias, rest)}
+    for net, centre in ((LayerNorm(axis=axis), True), (RMSNorm(axis=axis), False)):
+        params = {"scale": scale, "bias": bias} if centre else {"scale": scale}
+        hat, _ = normalised(x, axes, net.epsilon, centre)
+        expected = hat * wide["scale"] + (wide["bias"] if centre else 0)
+        np.testing.assert_allclose(net.apply(params, x), expected, rtol=1e-4, atol=1e-4)
+        assert net.plan(x).params["scale"].shape == shape
+
+
+def test_instance_norm_is_group_norm_with_a_channel_a_group():
+    x, params = floats(2, 5, 4), affine(4)
+    np.testing.assert_array_equal(InstanceNorm().apply(params, x), GroupNorm(4).apply(params, x))
+    single = InstanceNorm().apply(params, x[:, :1])
+    np.testing.assert_allclose(single, np.broadcast_to(params["bias"], (2, 1, 4)), rtol=1e-6)
+
+
+def test_local_response_norm_takes_any_axes_before_the_channels():
+    x, net = floats(2, 3, 5), LocalResponseNorm(4, 0.5, 0.75, 2.0)
+    padded = np.pad(x.astype(np.float64), ((0, 0), (0, 0), (2, 1))) ** 2
+    mean = np.stack([padded[..., c : c + 4].sum(-1) / 4 for c in range(5)], -1)
+    expected = x / (2 + 0.5 * mean) ** 0.75
+    np.testing.assert_allclose(net.apply({}, x), expected, rtol=1e-5)
+    np.testing.assert_allclose(net.apply({}, x[0, 0]), expected[0, 0], rtol=1e-5)
 
 
 def test_one_group_of_one_position_is_layer_norm_and_epsilon_is_where_it_should_be():
@@ -107,53 +185,15 @@ def test_one_group_of_one_position_is_layer_norm_and_epsilon_is_where_it_should_
     )
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.7, 1.0])
-@pytest.mark.parametrize("unbiased", [True, False])
-def test_running_statistics_after_several_updates(momentum, unbiased):
-    net = BatchNorm(momentum, unbiased=unbiased)
-    batches = [floats(5, 2, 3, seed=seed) for seed in range(4)]
-    params, state = net.init(KEY, batches[0]), net.init_state(batches[0])
-    mean, var = np.zeros(3), np.ones(3)
-    for x in batches:
-        _, state = net.apply(params, x, state=state, train=True)
-        flat = x.reshape(-1, 3).astype(np.float64)
-        mean = momentum * mean + (1 - momentum) * flat.mean(0)
-        var = momentum * var + (1 - momentum) * flat.var(0, ddof=1 if unbiased else 0)
-    np.testing.assert_allclose(state["mean"], mean, rtol=1e-5)
-    np.testing.assert_allclose(state["var"], var, rtol=1e-5)
-
-    y, kept = net.apply(params, batches[0], state=state)
-    np.testing.assert_allclose(y, (batches[0] - mean) / np.sqrt(var + 1e-5), rtol=1e-4, atol=1e-4)
-    assert kept is state
-
-
-def test_evaluation_does_not_depend_on_batch_mates():
-    x, net = floats(4, 3), BatchNorm()
-    params, state = net.init(KEY, x), {"mean": jnp.arange(3.0), "var": jnp.arange(1.0, 4.0)}
-    whole = net.apply(params, x, state=state)[0]
-    alone = jnp.concatenate([net.apply(params, x[i : i + 1], state=state)[0] for i in range(4)])
-    np.testing.assert_array_equal(whole, alone)
-
-
-def test_batches_too_small_for_statistics():
-    net, x = BatchNorm(), floats(1, 3)
-    params, state = affine(3), net.init_state(x)
-    y, new = net.apply(params, x, state=state, train=True)
-    np.testing.assert_allclose(y, params["bias"][None], rtol=1e-6)
-    np.testing.assert_allclose(new["var"], 0.9 * np.ones(3), rtol=1e-6)
-    y, new = net.apply(params, jnp.ones((0, 3)), state=state, train=True)
-    assert y.shape == (0, 3)
-    assert new is state
-
-
 def test_bfloat16_statistics_are_taken_in_float32():
     x = jnp.asarray(1000 + 3 * floats(64, 32), jnp.bfloat16)
-    for net in (LayerNorm(), GroupNorm(4), RMSNorm()):
-        params = net.init(KEY, x)
-        y = net.apply(params, x)
+    nets = (LayerNorm(), LayerNorm(axis=(0, 1)), GroupNorm(4), RMSNorm(), RMSNorm(axis=0), LocalResponseNorm())
+    for net, given in [*((net, x) for net in nets), (InstanceNorm(), x[None])]:
+        params = net.init(KEY, given)
+        y = net.apply(params, given)
         assert y.dtype == jnp.bfloat16
         np.testing.assert_allclose(
-            y.astype(jnp.float32), net.apply(params, x.astype(jnp.float32)), atol=1e-2, rtol=1e-2
+            y.astype(jnp.float32), net.apply(params, given.astype(jnp.float32)), atol=1e-2, rtol=1e-2
         )
     net = BatchNorm()
     params, state = net.init(KEY, x), net.init_state(x)
@@ -232,6 +272,28 @@ def test_they_declare_their_arrays():
         (lambda: RMSNorm(-1e-6), "RMSNorm takes epsilon as a number from 0 up to 1, got -1e-06."),
         (lambda: RMSNorm(float("nan")), "RMSNorm takes epsilon as a number from 0 up to 1, got nan."),
         (lambda: GroupNorm(32, 64), "GroupNorm takes epsilon as a number from 0 up to 1, got 64."),
+        (
+            lambda: LayerNorm(axis=1.0),
+            "LayerNorm takes axis as a whole number, or as a tuple of different ones, got 1.0. Write axis=-1 for the "
+            "last axis, axis=(-2, -1) for the last two",
+        ),
+        (lambda: LayerNorm(axis=()), "LayerNorm takes axis as a whole number, or as a tuple of different ones, got ()"),
+        (lambda: RMSNorm(axis=(1, 1)), "RMSNorm takes axis as a whole number, or as a tuple of different ones, got (1"),
+        (lambda: RMSNorm(axis=True), "RMSNorm takes axis as a whole number, or as a tuple of different ones, got True"),
+        (lambda: InstanceNorm(64), "InstanceNorm takes epsilon as a number from 0 up to 1, got 64. Widths come from"),
+        (lambda: InstanceNorm(use_scale=1), "InstanceNorm takes use_scale as True or False, got 1."),
+        (
+            lambda: LocalResponseNorm(0),
+            "LocalResponseNorm takes size as a whole number, at least 1, got 0. It is the number of neighbouring "
+            "channels: LocalResponseNorm(5)",
+        ),
+        (
+            lambda: LocalResponseNorm(k=0.0),
+            "LocalResponseNorm takes k as a number above 0, got 0.0. Left out they are alpha=1e-4, beta=0.75, k=1.0",
+        ),
+        (lambda: LocalResponseNorm(alpha=-1.0), "LocalResponseNorm takes alpha as a number from 0 up, got -1.0."),
+        (lambda: LocalResponseNorm(beta=None), "LocalResponseNorm takes beta as a number from 0 up, got None."),
+        (lambda: LocalResponseNorm(k=float("nan")), "LocalResponseNorm takes k as a number above 0, got nan."),
         (lambda: GroupNorm(0), "GroupNorm takes groups as a whole number, at least 1, got 0. Write GroupNorm(1) for"),
     ],
 )
@@ -263,6 +325,24 @@ def test_they_refuse_fields_when_built(build, text):
             "GroupNorm with groups=32 takes channels that its groups divide, got 6 channels in float32[2,4,6]. Take a "
             "divisor of 6 for groups",
         ),
+        (
+            LayerNorm(axis=(1, 2)),
+            jnp.ones((2, 3)),
+            ValueError,
+            "LayerNorm with axis=(1, 2) takes inputs that have each of these axes, and once, got float32[2,3]. Its "
+            "axes are 0 to 1, or -2 to -1 from the end",
+        ),
+        (RMSNorm(axis=-3), jnp.ones((2, 3)), ValueError, "RMSNorm with axis=-3 takes inputs that have each of these"),
+        (LayerNorm(axis=(1, -1)), jnp.ones((2, 3)), ValueError, "LayerNorm with axis=(1, -1) takes inputs that have"),
+        (
+            InstanceNorm(),
+            jnp.ones((2, 3)),
+            ValueError,
+            "InstanceNorm takes (batch, *spatial, channels) with at least one spatial axis, got float32[2,3]. Add",
+        ),
+        (InstanceNorm(), jnp.ones((2, 3, 4), jnp.int32), TypeError, "InstanceNorm takes floating numbers (batch, "),
+        (LocalResponseNorm(), jnp.ones(()), ValueError, "LocalResponseNorm takes (..., channels), got float32[]. Add"),
+        (LocalResponseNorm(), jnp.ones(3, jnp.int32), TypeError, "LocalResponseNorm takes floating numbers (..., cha"),
         (GroupNorm(2), jnp.ones(4), ValueError, "GroupNorm takes (batch, *spatial, channels), got float32[4]."),
     ],
 )

@@ -25,7 +25,7 @@ _PureCell = Callable[[Any, Any, Tree, Any], tuple[Any, Tree]]
 class Scan(_Copies):
     """A cell over time: (carryₜ, yₜ) = cell(carryₜ₋₁, xₜ), with one set of parameters for all steps.
 
-    State goes from step to step. It runs as a `lax.scan`.
+    A state of the cell goes from step to step, also those beyond a length. It runs as a `lax.scan`.
 
     Args:
       cell: The layer to run over time, called `cell(carry, x)` with x one time step, returning (carry, y).
@@ -134,7 +134,7 @@ class Scan(_Copies):
         time = self._time(given)
         start = inputs[0] if len(inputs) == 2 else self.initial_carry(given)
         fresh = None if reset is None else self.initial_carry(given)
-        resets = None if reset is None else self._resets(reset, given, time)
+        resets = None if reset is None else self._resets(reset, given)
         valid = None if lengths is None else self._valid(lengths, given, time)
         xs: Any = jax.tree.map(lambda a: jnp.moveaxis(a, self.axis, 0), given)
         if valid is not None:
@@ -166,7 +166,7 @@ class Scan(_Copies):
         loop = functools.partial(jax.lax.scan, step, reverse=self.reverse, unroll=self.unroll)
         if self.remat is None:
             return loop(start, xs, length=time)
-        chunk = max(math.isqrt(time), 1) if isinstance(self.remat, str) else self.remat
+        chunk = _root(time) if isinstance(self.remat, str) else max(min(self.remat, time), 1)
         n, rest = divmod(time, chunk)
         chunks = jax.tree.map(lambda a: a[: n * chunk].reshape(n, chunk, *a.shape[1:]), xs)
         left = jax.tree.map(lambda a: a[n * chunk :], xs)  # fewer steps than a chunk: these are kept
@@ -202,7 +202,7 @@ class Scan(_Copies):
         steps = jax.lax.broadcasted_iota(jnp.int32, (time, *lengths.shape), 0)
         return steps < jnp.asarray(lengths, jnp.int32)[None]
 
-    def _resets(self, reset: Any, xs: Any, time: int) -> jax.Array:
+    def _resets(self, reset: Any, xs: Any) -> jax.Array:
         """Before which steps the carry starts anew: (time, batch)."""
         if is_array(reset) and reset.dtype == jnp.bool_ and _leads(reset.shape, xs):
             axis = self.axis % jnp.ndim(jax.tree.leaves(xs)[0])
@@ -231,6 +231,12 @@ def start_of(cell: Any) -> Callable[[Any], Any] | None:
     while isinstance(cell, Layer) and cell._is_wrapper and not hasattr(cell, "initial_carry"):
         cell = cell._entries()[0][1]
     return getattr(cell, "initial_carry", None)
+
+
+def _root(time: int) -> int:
+    """A chunk of about √time steps, of which none are left over if one of that size divides the time."""
+    root = max(math.isqrt(time), 1)
+    return next((chunk for chunk in range(root, root // 2, -1) if time % chunk == 0), root)
 
 
 # Masks over (batch, ...)

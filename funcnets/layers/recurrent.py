@@ -73,8 +73,8 @@ class _Cell(Layer):
         check_whole(self, "features", "It is the width of the carry; that of x comes from the sample")
         check_flag(self, "use_bias", "The width of x comes from the sample")
         for name in ("kernel_init", "recurrent_init", "bias_init"):
-            held = getattr(self, name)
-            if isinstance(held, tuple) and len(held) != len(self._gates):
+            inits = self._inits(name)
+            if len(inits) != len(self._gates) or not all(map(callable, inits)):
                 takes = f"as one initialiser, or a tuple of one for each gate ({' '.join(self._gates)})"
                 raise refusal(self, name, takes, f"Give as many as there are gates, or one: {name}=Zeros()")
 
@@ -102,16 +102,17 @@ class _Cell(Layer):
                 f"{type(self).__name__} with x {show(x)} takes a carry {show(start)}, got {show(carry)}. Start from "
                 f"cell.initial_carry(x), where x is one step's input"
             )
-        taps, gates = self._taps(x), len(self._gates)
-        width = gates * self.features
+        taps, width = self._taps(x), len(self._gates) * self.features
         declared = {
-            "kernel": Param((*taps, x.shape[-1], width), self._each(self.kernel_init)),
-            "recurrent_kernel": Param((*taps, self.features, width), self._each(self.recurrent_init)),
+            "kernel": Param((*taps, x.shape[-1], width), PerGate(self._inits("kernel_init"))),
+            "recurrent_kernel": Param((*taps, self.features, width), PerGate(self._inits("recurrent_init"))),
         }
-        return declared | ({"bias": Param((width,), self._each(self.bias_init))} if self.use_bias else {})
+        return declared | ({"bias": Param((width,), PerGate(self._inits("bias_init")))} if self.use_bias else {})
 
-    def _each(self, init: Inits) -> PerGate:
-        return PerGate(init if isinstance(init, tuple) else (init,) * len(self._gates))
+    def _inits(self, name: str) -> tuple[Init, ...]:
+        """The initialisers that a field holds, one for each gate."""
+        held: Inits = getattr(self, name)
+        return held if isinstance(held, tuple) else (held,) * len(self._gates)
 
     def _of_x(self, p: dict[str, jax.Array], x: jax.Array) -> jax.Array:
         """What the input and the bias give each gate."""
@@ -250,9 +251,10 @@ class GRUCell(_Cell):
     _gates: ClassVar[tuple[str, ...]] = ("r", "z", "n")
 
     def params(self, carry: Any, x: Any) -> dict[str, Param]:
-        init = self.bias_init[-1] if isinstance(self.bias_init, tuple) else self.bias_init
-        own = {"recurrent_bias": Param((self.features,), init)} if self.use_bias else {}
-        return super().params(carry, x) | own
+        declared = super().params(carry, x)
+        return declared | (
+            {"recurrent_bias": Param((self.features,), self._inits("bias_init")[-1])} if self.use_bias else {}
+        )
 
     def forward(self, p: dict[str, jax.Array], carry: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         of_x, of_h = self._split(self._of_x(p, x)), self._split(self._of_h(p, carry))

@@ -16,7 +16,7 @@ from funcnets.layer import Layer
 from funcnets.leaves import Param, as_layer
 from funcnets.record import Kind
 from funcnets.scan import Scan, start_of
-from funcnets.shapes import Tree, describe, show, specs
+from funcnets.shapes import Tree, describe, join, show, specs
 from funcnets.values import code
 
 
@@ -43,7 +43,7 @@ class Carry(Layer):
 
     def forward(self, p: Tree, x: Any, *, state: dict[str, jax.Array]) -> tuple[Any, dict[str, jax.Array]]:
         start, structure = jax.tree.flatten(jax.eval_shape(self.start, specs(x)))
-        leaves = [held.astype(one.dtype) for held, one in zip(state.values(), start, strict=True)]
+        leaves = [state[str(i)].astype(one.dtype) for i, one in enumerate(start)]
         return jax.tree.unflatten(structure, leaves), state
 
 
@@ -83,14 +83,16 @@ class Streaming(Wrapper):
         kept = Bound(m._scope.child("carry", Carry(self.body)))
         carry, y = m.body(kept(x), x, **kwargs)
         old = kept.state
-        leaves = jax.tree.leaves(carry)
-        kept.state = {name: new.astype(old[name].dtype) for name, new in zip(old, leaves, strict=True)}
+        kept.state = {str(i): one.astype(old[str(i)].dtype) for i, one in enumerate(jax.tree.leaves(carry))}
         return y
 
     def _strangers(self, kind: Kind, tree: Tree, path: str) -> Iterator[str]:
-        if kind == "states" and isinstance(tree, dict):
-            tree = {name: inner for name, inner in tree.items() if name != "carry"}
-        return super()._strangers(kind, tree, path)
+        if kind == "params" or not isinstance(tree, dict):
+            yield from super()._strangers(kind, tree, path)
+            return
+        others = {name: inner for name, inner in tree.items() if name != "carry"}
+        for place in super()._strangers(kind, others, path):
+            yield from [place] if place != path else [join(path, name) for name in others]
 
 
 class Bidirectional(Composite):
@@ -98,8 +100,8 @@ class Bidirectional(Composite):
 
     Args:
       forward_rnn: A cell, or a Scan of one.
-      backward_rnn: A cell, or a Scan of one with reverse=True; None for the same as forward_rnn, with parameters of its
-        own.
+      backward_rnn: A cell, run as forward_rnn is but in reverse; or a Scan of one with reverse=True. None: the cell of
+        forward_rnn, with parameters of its own.
       merge: As in Parallel: "concat" along the last axis, "sum" or "mean" of equal shapes, "stack" along a new first
         axis, "tuple", or a function (or layer) of the two outputs.
 
@@ -146,7 +148,7 @@ class Bidirectional(Composite):
                 f"Bidirectional takes two Scans with the same return_carry, got {code(ahead)} and {code(back)}. Set it "
                 f"in both"
             )
-        if not callable(self.merge) and not isinstance(self.merge, Layer) and self.merge not in _MERGES:
+        if not callable(self.merge) and self.merge not in _MERGES:
             raise ValueError(
                 f"Bidirectional merges by {', '.join(map(repr, _MERGES))} or a function of both outputs, got "
                 f"merge={self.merge!r}. Write merge='concat' for both outputs along the last axis"

@@ -263,6 +263,8 @@ def test_in_repeat_ensemble_remat_and_vmap_with_dropout(train):
     unrolled = fn.Repeat(scan, 2, scan=False).apply(params, xs, key=RUN, train=train)
     close(unrolled, y)
     close(fn.Repeat(fn.Remat(scan), 2).apply(params, xs, key=RUN, train=train), y)
+    chunked = fn.Repeat(fn.Scan(scan.cell, remat=2), 2)
+    close(jax.jit(chunked.apply, static_argnames="train")(params, xs, key=RUN, train=train), y)
     side_by_side = fn.Ensemble(scan, 2).apply(params, xs, key=RUN, train=train)
     assert side_by_side.shape == (2, 2, 5, 4)
     if not train:

@@ -38,6 +38,16 @@ def test_streaming_in_several_calls_is_one_call_with_the_same_parameters(train):
     close((state["carry"]["0"], state["carry"]["1"]), carry)
 
 
+def test_a_net_trained_with_scans_streams_with_its_parameters():
+    trained = fn.Sequential(fn.Scan(CELL), jnp.tanh, fn.Scan(fn.GRUCell(3)))
+    streaming = fn.Sequential(fn.Streaming(fn.Scan(CELL)), jnp.tanh, fn.Streaming(fn.Scan(fn.GRUCell(3))))
+    params, state = trained.init(KEY, XS), streaming.init_state(XS)
+    assert set(state) == {"lstm_cell_0", "gru_cell_0"}
+    first, state = streaming.apply(params, XS[:, :4], state=state)
+    second, _ = streaming.apply(params, XS[:, 4:], state=state)
+    close(jnp.concatenate([first, second], 1), trained.apply(params, XS))
+
+
 def test_a_bare_cell_streams_a_step_a_call():
     net = fn.Streaming(fn.Remat(fn.GRUCell(4)))
     params, state = net.init(KEY, XS[:, 0]), net.init_state(XS[:, 0])

@@ -16,7 +16,6 @@ from funcnets.combinators import Each as Each
 from funcnets.combinators import Ensemble as Ensemble
 from funcnets.combinators import Parallel as Parallel
 from funcnets.combinators import Repeat as Repeat
-from funcnets.combinators import Scan as Scan
 from funcnets.combinators import Sequential as Sequential
 from funcnets.compose import Composite as Composite
 from funcnets.compose import Wrapper as Wrapper
@@ -26,9 +25,9 @@ from funcnets.layers.activation import GLU as GLU
 from funcnets.layers.activation import GatedMLP as GatedMLP
 from funcnets.layers.activation import Maxout as Maxout
 from funcnets.layers.activation import PReLU as PReLU
+from funcnets.layers.batch_normalization import BatchNorm as BatchNorm
 from funcnets.layers.blocks import MLP as MLP
 from funcnets.layers.blocks import SqueezeExcite as SqueezeExcite
-from funcnets.layers.batch_normalization import BatchNorm as BatchNorm
 from funcnets.layers.conditioning import FiLM as FiLM
 from funcnets.layers.convolution import Conv as Conv
 from funcnets.layers.dropout import AlphaDropout as AlphaDropout
@@ -43,7 +42,6 @@ from funcnets.layers.linear import Bias as Bias
 from funcnets.layers.linear import Bilinear as Bilinear
 from funcnets.layers.linear import Dense as Dense
 from funcnets.layers.linear import Scale as Scale
-from funcnets.layers.normalization import BatchNorm as BatchNorm
 from funcnets.layers.normalization import GroupNorm as GroupNorm
 from funcnets.layers.normalization import InstanceNorm as InstanceNorm
 from funcnets.layers.normalization import LayerNorm as LayerNorm
@@ -56,9 +54,16 @@ from funcnets.layers.pooling import AvgPool as AvgPool
 from funcnets.layers.pooling import GlobalAvgPool as GlobalAvgPool
 from funcnets.layers.pooling import GlobalMaxPool as GlobalMaxPool
 from funcnets.layers.pooling import MaxPool as MaxPool
+from funcnets.layers.recurrent import ConvLSTMCell as ConvLSTMCell
+from funcnets.layers.recurrent import GRUCell as GRUCell
+from funcnets.layers.recurrent import LSTMCell as LSTMCell
+from funcnets.layers.recurrent import MGUCell as MGUCell
+from funcnets.layers.recurrent import RNNCell as RNNCell
 from funcnets.layers.resizing import Crop as Crop
 from funcnets.layers.resizing import Pad as Pad
 from funcnets.layers.resizing import Upsample as Upsample
+from funcnets.layers.sequences import Bidirectional as Bidirectional
+from funcnets.layers.sequences import Streaming as Streaming
 from funcnets.layers.shaping import Flatten as Flatten
 from funcnets.layers.shaping import Identity as Identity
 from funcnets.layers.shaping import Rearrange as Rearrange
@@ -74,6 +79,7 @@ from funcnets.parametrize import SpectralNorm as SpectralNorm
 from funcnets.parametrize import WeightNorm as WeightNorm
 from funcnets.parametrize import bake as bake
 from funcnets.parametrize import parametrize as parametrize
+from funcnets.scan import Scan as Scan
 from funcnets.wrappers import Cast as Cast
 from funcnets.wrappers import Freeze as Freeze
 from funcnets.wrappers import Remat as Remat

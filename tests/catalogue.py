@@ -17,6 +17,7 @@ class Row(NamedTuple):
     sample: tuple[Any, ...]
     batched: bool = True  # whether the first axis of every input counts examples that do not see each other
     out_axis: int = 0  # where the outputs have that axis
+    streams: bool = False  # whether evaluation moves the state on, as a carry does
 
 
 def floats(*shape: int, seed: int = 0) -> np.ndarray:
@@ -119,6 +120,14 @@ ROWS = [
     Row("Repeat", fn.Repeat(fn.Residual(fn.Dense(3)), 2, scan=False), (floats(4, 3),)),
     Row("Repeat", fn.Repeat(block, 2, shared=True), (floats(4, 3),)),
     Row("Scan", fn.Scan(cell), (floats(2, 3), floats(2, 5, 3))),
+    Row("Scan", fn.Scan(cell, reverse=True, remat=2, keys="sequence"), (floats(2, 3), floats(2, 5, 3))),
+    Row("Streaming", fn.Streaming(fn.Scan(fn.LSTMCell(3))), (floats(2, 5, 3),), streams=True),
+    Row("Bidirectional", fn.Bidirectional(fn.GRUCell(3)), (floats(2, 5, 3),)),
+    Row("RNNCell", fn.RNNCell(3), (floats(2, 3), floats(2, 4))),
+    Row("LSTMCell", fn.Scan(fn.LSTMCell(3)), (floats(2, 5, 3),)),
+    Row("GRUCell", fn.GRUCell(3), (floats(2, 3), floats(2, 4))),
+    Row("MGUCell", fn.MGUCell(3, use_bias=False), (floats(2, 3), floats(2, 4))),
+    Row("ConvLSTMCell", fn.Scan(fn.ConvLSTMCell(3, 2)), (floats(2, 3, 4, 2),)),
     Row("Ensemble", fn.Ensemble(fn.Sequential(block, fn.Dense(2)), 3), (floats(4, 3),), out_axis=1),
     Row("Remat", fn.Sequential(fn.Remat(block), fn.Dense(2)), (floats(4, 3),)),
     Row("Cast", fn.Cast(mlp, "bfloat16", output="float32"), (floats(2, 3),)),

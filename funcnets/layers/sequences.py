@@ -1,0 +1,183 @@
+"""Layers around a scan: from call to call, and in both directions."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from funcnets.bound import Bound
+from funcnets.combinators import _MERGES
+from funcnets.compose import Composite, Wrapper
+from funcnets.layer import Layer
+from funcnets.leaves import Param, as_layer
+from funcnets.record import Kind
+from funcnets.scan import Scan, start_of
+from funcnets.shapes import Tree, describe, join, show, specs
+from funcnets.values import code
+
+
+class Carry(Layer):
+    """The carry of a body as a state: its arrays by number, which start as `initial_carry` makes them."""
+
+    body: Layer | Callable[..., Any]
+
+    def start(self, x: Any) -> Any:
+        start = start_of(self.body)
+        if start is None:
+            raise TypeError(
+                f"Streaming takes a cell with initial_carry(x), or a Scan of one, got {describe(as_layer(self.body))}. "
+                f"Give the cell that method, or hand the carry from call to call: (carry, xs)"
+            )
+        return start(x)
+
+    def states(self, x: Any) -> dict[str, Param]:
+        def array(i: int) -> Callable[..., jax.Array]:
+            return lambda key, shape, dtype: jnp.asarray(jax.tree.leaves(self.start(x))[i], dtype)
+
+        leaves = jax.tree.leaves(jax.eval_shape(self.start, x))
+        return {str(i): Param(leaf.shape, array(i), leaf.dtype) for i, leaf in enumerate(leaves)}
+
+    def forward(self, p: Tree, x: Any, *, state: dict[str, jax.Array]) -> tuple[Any, dict[str, jax.Array]]:
+        start, structure = jax.tree.flatten(jax.eval_shape(self.start, specs(x)))
+        leaves = [state[str(i)].astype(one.dtype) for i, one in enumerate(start)]
+        return jax.tree.unflatten(structure, leaves), state
+
+
+class Streaming(Wrapper):
+    """ys = body(xs), with the carry kept as state: each call goes on where the one before it ended.
+
+    The state moves on in evaluation too. A batch of new sequences starts from a new `init_state`.
+
+    Args:
+      body: A Scan whose cell has an initial_carry, or such a cell itself, to go a step a call.
+
+    Params: the body's, under the same names: a net may be trained with its Scan alone, and stream with the parameters.
+
+    States: the body's, and
+      carry: the arrays of the carry by number, "0", "1", ...
+
+    Inputs: xs, and what else the body takes by name (lengths, reset) → ys. Of a bare cell, one step's x → y.
+
+    Raises:
+      TypeError: A body without an initial_carry.
+      ValueError: No state; a state for another batch.
+
+    Example:
+      >>> net = fn.Streaming(fn.Scan(fn.LSTMCell(4)))
+      >>> xs = jax.random.normal(jax.random.key(1), (2, 6, 3))
+      >>> params, state = net.init(jax.random.key(0), xs), net.init_state(xs)
+      >>> first, state = net.apply(params, xs[:, :2], state=state)
+      >>> second, state = net.apply(params, xs[:, 2:], state=state)
+      >>> whole = fn.Scan(fn.LSTMCell(4)).apply(params, xs)
+      >>> bool(jnp.allclose(jnp.concatenate([first, second], 1), whole, atol=1e-6))
+      True
+    """
+
+    body: Layer | Callable[..., Any]
+
+    def forward(self, m: Any, x: Any, **kwargs: Any) -> Any:
+        kept = Bound(m._scope.child("carry", Carry(self.body)))
+        carry, y = m.body(kept(x), x, **kwargs)
+        old = kept.state
+        kept.state = {str(i): one.astype(old[str(i)].dtype) for i, one in enumerate(jax.tree.leaves(carry))}
+        return y
+
+    def _strangers(self, kind: Kind, tree: Tree, path: str) -> Iterator[str]:
+        if kind == "params" or not isinstance(tree, dict):
+            yield from super()._strangers(kind, tree, path)
+            return
+        others = {name: inner for name, inner in tree.items() if name != "carry"}
+        for place in super()._strangers(kind, others, path):
+            yield from [place] if place != path else [join(path, name) for name in others]
+
+
+class Bidirectional(Composite):
+    """y = merge(forward_rnn(xs), backward_rnn(xs)): one cell over time, and one against it.
+
+    Args:
+      forward_rnn: A cell, or a Scan of one.
+      backward_rnn: A cell, run as forward_rnn is but in reverse; or a Scan of one with reverse=True. None: the cell of
+        forward_rnn, with parameters of its own.
+      merge: As in Parallel: "concat" along the last axis, "sum" or "mean" of equal shapes, "stack" along a new first
+        axis, "tuple", or a function (or layer) of the two outputs.
+
+    Params:
+      forward_rnn: the cell's
+      backward_rnn: the cell's
+      merge: a merging layer's
+
+    Inputs: as of Scan, with a pair of carries: (forward's, backward's), xs → (pair of carries, ys); or xs alone → ys.
+      lengths and reset go to both; with lengths the way back begins at each row's own last step.
+
+    Raises:
+      TypeError: A carry that is no pair.
+      ValueError: An unknown merge; a Scan in the wrong direction; Scans that differ in return_carry; outputs that
+        cannot be merged.
+
+    Source: Schuster & Paliwal 1997, Bidirectional recurrent neural networks. The names are Flax's. PyTorch's recurrent
+      layers concatenate.
+
+    Example:
+      >>> net = fn.Sequential(fn.Bidirectional(fn.LSTMCell(8)), fn.Bidirectional(fn.LSTMCell(8), merge="sum"))
+      >>> net.plan(jnp.ones((2, 7, 3))).output.shape
+      (2, 7, 8)
+    """
+
+    forward_rnn: Layer | Callable[..., Any]
+    backward_rnn: Layer | Callable[..., Any] | None = None
+    merge: Any = "concat"
+
+    def __post_init__(self) -> None:
+        ahead, back = self.forward_rnn, self.backward_rnn
+        ahead = ahead if isinstance(ahead, Scan) else Scan(ahead)
+        if not isinstance(back, Scan):
+            back = dataclasses.replace(ahead, cell=ahead.cell if back is None else back, reverse=True)
+        for name, rnn, reverse in (("forward_rnn", ahead, False), ("backward_rnn", back, True)):
+            if rnn.reverse is not reverse:
+                raise ValueError(
+                    f"Bidirectional takes {name} as a cell, or a Scan with reverse={reverse}, got {code(rnn)}. Give "
+                    f"the cell alone: it is then run in its direction"
+                )
+            object.__setattr__(self, name, rnn)
+        if ahead.return_carry is not back.return_carry:
+            raise ValueError(
+                f"Bidirectional takes two Scans with the same return_carry, got {code(ahead)} and {code(back)}. Set it "
+                f"in both"
+            )
+        if not callable(self.merge) and self.merge not in _MERGES:
+            raise ValueError(
+                f"Bidirectional merges by {', '.join(map(repr, _MERGES))} or a function of both outputs, got "
+                f"merge={self.merge!r}. Write merge='concat' for both outputs along the last axis"
+            )
+
+    def forward(self, m: Any, *inputs: Any, **masks: Any) -> Any:
+        if len(inputs) == 2 and not (isinstance(inputs[0], tuple) and len(inputs[0]) == 2):
+            raise TypeError(
+                f"Bidirectional takes a carry for each direction, (forward's, backward's), got {show(inputs[0])}. Give "
+                f"the pair, or xs alone"
+            )
+        if len(inputs) == 2:
+            (ahead, back), xs = inputs
+            results = m.forward_rnn(ahead, xs, **masks), m.backward_rnn(back, xs, **masks)
+        else:
+            results = m.forward_rnn(*inputs, **masks), m.backward_rnn(*inputs, **masks)
+        if len(inputs) == 2 or m.forward_rnn.return_carry:
+            carries, outputs = zip(*results, strict=True)
+            return carries, self._merged(m, outputs)
+        return self._merged(m, results)
+
+    def _merged(self, m: Any, outputs: tuple[Any, ...]) -> Any:
+        if not isinstance(self.merge, str):
+            return m.merge(*outputs)
+        alike, merge = _MERGES[self.merge]
+        if alike is not None and len({(alike(y.shape), y.dtype) for y in outputs}) > 1:
+            how = "that agree in all but the last axis" if self.merge == "concat" else "of one shape"
+            raise ValueError(
+                f"Bidirectional with merge={self.merge!r} takes outputs {how} and of one dtype, got {show(outputs)}. "
+                f"Give both cells the same features, or merge='tuple'"
+            )
+        return merge(list(outputs))

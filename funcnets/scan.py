@@ -1,0 +1,267 @@
+"""Cells over time.
+
+A *cell* is a layer called `cell(carry, x)` that returns (carry, y): one step. A cell that knows where to start has a
+method `initial_carry(x)`, given one step's input or its spec. A `Scan`, called `(carry, xs)`, is a cell itself.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from funcnets.combinators import _Copies, copy_keys_of
+from funcnets.layer import Layer
+from funcnets.shapes import Tree, describe, is_array, show
+
+_PureCell = Callable[[Any, Any, Tree, Any], tuple[Any, Tree]]
+"""carry, x, state, number of the step → (carry, y), and the new state or None."""
+
+
+class Scan(_Copies):
+    """A cell over time: (carryₜ, yₜ) = cell(carryₜ₋₁, xₜ), with one set of parameters for all steps.
+
+    A state of the cell goes from step to step, also those beyond a length. It runs as a `lax.scan`.
+
+    Args:
+      cell: The layer to run over time, called `cell(carry, x)` with x one time step, returning (carry, y).
+      axis: The time axis of every array in xs and ys; by default (batch, time, ...).
+      reverse: Whether to run from the last step to the first; outputs stay in the order of the inputs.
+      unroll: How many steps one turn of the loop takes.
+      remat: None, or how many steps make a chunk, "sqrt" for √time: what the steps of a chunk computed is computed
+        again in the backward pass. Gradients then take memory for a carry a chunk, and for the steps of one chunk.
+      keys: "step": new random numbers (dropout) at each step. "sequence": those of the first step at every step.
+      return_carry: Whether the last carry is returned also where none was given.
+
+    Params: the cell's.
+
+    States: the cell's.
+
+    Inputs: carry, xs → (carry, ys). With xs alone the cell gives the carry to start from, `cell.initial_carry(x)`, and
+      ys alone are returned unless return_carry.
+      lengths: Whole numbers (batch,). Steps at and beyond a row's length leave its carry and give y = 0, and nothing
+        depends on x there; in reverse a row starts at its own last step.
+      reset: Booleans (batch, time). Where one is True the carry is `cell.initial_carry(x)` again before that step.
+
+    Raises:
+      TypeError: A cell that does not return (carry, y), or has no carry to start from; other inputs than these.
+      ValueError: Fields that cannot be; inputs of several lengths, or without a time axis; a cell that changes shape or
+        dtype of its carry; lengths or resets for another batch.
+
+    Source: with lengths, the output is that of PyTorch's packed sequences. The memory of remat is that of Chen et al.
+      2016, Training deep nets with sublinear memory cost. keys="sequence" is the dropout of Gal & Ghahramani 2016.
+
+    Example:
+      >>> @fn.compose(dense=fn.Dense(4))
+      ... def cell(m, carry, x):
+      ...     carry = jnp.tanh(m.dense(x) + carry)
+      ...     return carry, carry
+      >>> fn.Scan(cell).plan(jnp.zeros((2, 4)), jnp.ones((2, 7, 3))).output[1].shape
+      (2, 7, 4)
+      >>> stack = fn.Sequential(fn.Scan(fn.LSTMCell(8)), fn.Scan(fn.LSTMCell(5)))
+      >>> stack.plan(jnp.ones((2, 7, 3))).output.shape
+      (2, 7, 5)
+
+      Lengths are an input of every layer of a stack, which a composite hands out:
+
+      >>> @fn.compose(first=fn.Bidirectional(fn.LSTMCell(8)), second=fn.Scan(fn.GRUCell(5)))
+      ... def encoder(m, xs, lengths):
+      ...     return m.second(m.first(xs, lengths=lengths), lengths=lengths)
+      >>> encoder.plan(jnp.ones((2, 7, 3)), jnp.array([7, 4])).output.shape
+      (2, 7, 5)
+    """
+
+    cell: Layer | Callable[..., Any]
+    axis: int = 1
+    reverse: bool = False
+    unroll: int = 1
+    remat: int | str | None = None
+    keys: str = "step"
+    return_carry: bool = False
+
+    def __post_init__(self) -> None:
+        whole, chunk = "as a whole number, at least 1", "It is a number of steps"
+        self._take("axis", type(self.axis) is int, "as a whole number", "The time axis of (batch, time, ...) is 1")
+        self._take("reverse", isinstance(self.reverse, bool), "as True or False", "Write reverse=True")
+        self._take("unroll", type(self.unroll) is int and self.unroll >= 1, whole, chunk)
+        valid = self.remat is None or self.remat == "sqrt" or (type(self.remat) is int and self.remat >= 1)
+        self._take("remat", valid, f"as None, 'sqrt', or {whole[3:]}", chunk)
+        self._take("keys", self.keys in ("step", "sequence"), "as 'step' or 'sequence'", "A key itself goes to apply")
+        self._take("return_carry", isinstance(self.return_carry, bool), "as True or False", "Write return_carry=True")
+
+    def _take(self, name: str, valid: bool, takes: str, remedy: str) -> None:
+        if not valid:
+            raise ValueError(f"Scan takes {name} {takes}, got {getattr(self, name)!r}. {remedy}")
+
+    def initial_carry(self, xs: Any) -> Any:
+        """The cell's carry to start from, for these inputs or their specs."""
+        start = start_of(self.cell)
+        if start is None:
+            raise TypeError(
+                f"{describe(self)}: the cell has no initial_carry(x), so give the carry to start from: (carry, xs)"
+            )
+        return start(jax.tree.map(self._step_of, xs))
+
+    def _step_of(self, a: Any) -> jax.ShapeDtypeStruct:
+        shape = list(a.shape)
+        del shape[self.axis]
+        return jax.ShapeDtypeStruct(tuple(shape), a.dtype)
+
+    def outline(self, m: Any, *inputs: Any, lengths: Any = None, reset: Any = None) -> Any:
+        def cell(carry: Any, x: Any, state: Tree, i: Any) -> tuple[Any, Tree]:
+            return m.cell(carry, x), None
+
+        return self._over_time(m, inputs, lengths, reset, cell, None)
+
+    def forward(self, m: Any, *inputs: Any, lengths: Any = None, reset: Any = None) -> Any:
+        params, keys = m.cell.params, copy_keys_of(m.cell)
+
+        def cell(carry: Any, x: Any, state: Tree, i: Any) -> tuple[Any, Tree]:
+            return m.cell._pure((carry, x), {}, params, state, keys(0 if i is None else i))
+
+        return self._over_time(m, inputs, lengths, reset, cell, m.cell._state_or_none())
+
+    def _over_time(
+        self, m: Any, inputs: tuple[Any, ...], lengths: Any, reset: Any, cell: _PureCell, state: Tree
+    ) -> Any:
+        if len(inputs) not in (1, 2):
+            raise TypeError(f"Scan takes (xs) or (carry, xs), got {len(inputs)} inputs: {show(inputs)}")
+        given = inputs[-1]
+        time = self._time(given)
+        start = inputs[0] if len(inputs) == 2 else self.initial_carry(given)
+        fresh = None if reset is None else self.initial_carry(given)
+        resets = None if reset is None else self._resets(reset, given)
+        valid = None if lengths is None else self._valid(lengths, given, time)
+        xs: Any = jax.tree.map(lambda a: jnp.moveaxis(a, self.axis, 0), given)
+        if valid is not None:
+            xs = _where(valid, xs, jax.tree.map(jnp.zeros_like, xs))
+        numbers = None if m._scope.keys is None or self.keys == "sequence" else jnp.arange(time)
+        changed: list[bool] = []
+        step = self._step(cell, fresh, changed)
+        (carry, state), ys = self._loop(step, (start, state), (xs, numbers, valid, resets), time)
+        if any(changed):
+            m.cell._put(state)
+        ys = jax.tree.map(lambda a: jnp.moveaxis(a, 0, self.axis), ys)
+        return (carry, ys) if len(inputs) == 2 or self.return_carry else ys
+
+    def _step(self, cell: _PureCell, fresh: Any, changed: list[bool]) -> Callable[..., Any]:
+        """The loop's body; it notes whether it found a new state."""
+
+        def step(carried: tuple[Any, Tree], each: tuple[Any, ...]) -> tuple[tuple[Any, Tree], Any]:
+            (old, state), (x, i, valid, reset) = carried, each
+            output, new = cell(old if reset is None else _where(reset, fresh, old), x, state, i)
+            changed.append(new is not None)
+            carry, y = self._kept(old, output)
+            if valid is not None:
+                carry, y = _where(valid, (carry, y), (old, jax.tree.map(jnp.zeros_like, y)))
+            return (carry, state if new is None else new), y
+
+        return step
+
+    def _loop(self, step: Callable[..., Any], start: Any, xs: Any, time: int) -> tuple[Any, Any]:
+        loop = functools.partial(jax.lax.scan, step, reverse=self.reverse, unroll=self.unroll)
+        if self.remat is None:
+            return loop(start, xs, length=time)
+        chunk = _root(time) if isinstance(self.remat, str) else max(min(self.remat, time), 1)
+        n, rest = divmod(time, chunk)
+        chunks = jax.tree.map(lambda a: a[: n * chunk].reshape(n, chunk, *a.shape[1:]), xs)
+        left = jax.tree.map(lambda a: a[n * chunk :], xs)  # fewer steps than a chunk: these are kept
+        # Inside a loop nothing can be merged with what is computed again.
+        again = jax.checkpoint(functools.partial(loop, length=chunk), prevent_cse=False)  # pyright: ignore[reportPrivateImportUsage]
+        ys_left = None
+        if rest and self.reverse:
+            start, ys_left = loop(start, left, length=rest)
+        last, ys = jax.lax.scan(again, start, chunks, length=n, reverse=self.reverse)
+        if rest and not self.reverse:
+            last, ys_left = loop(last, left, length=rest)
+        ys = jax.tree.map(lambda a: a.reshape(n * chunk, *a.shape[2:]), ys)
+        return last, jax.tree.map(lambda *parts: jnp.concatenate(parts), ys, ys_left) if rest else ys
+
+    def _time(self, xs: Any) -> int:
+        """The number of steps."""
+        leaves = jax.tree.leaves(xs)
+        if any(not -jnp.ndim(a) <= self.axis < jnp.ndim(a) for a in leaves):
+            raise ValueError(
+                f"Scan takes inputs with a time axis {self.axis}, got {show(xs)}. For one sequence (time, ...), set "
+                f"axis=0"
+            )
+        found = {a.shape[self.axis] for a in leaves}
+        if len(found) != 1:
+            raise ValueError(f"Scan takes inputs with one length along axis {self.axis}, got {show(xs)}")
+        return found.pop()
+
+    def _valid(self, lengths: Any, xs: Any, time: int) -> jax.Array:
+        """Which steps count: (time, batch)."""
+        whole = is_array(lengths) and jnp.issubdtype(lengths.dtype, jnp.integer)
+        if not whole or not _leads(lengths.shape, jax.tree.map(self._step_of, xs)):
+            raise _mask_error("lengths", "whole numbers, one for each row: (batch,)", lengths, xs)
+        steps = jax.lax.broadcasted_iota(jnp.int32, (time, *lengths.shape), 0)
+        return steps < jnp.asarray(lengths, jnp.int32)[None]
+
+    def _resets(self, reset: Any, xs: Any) -> jax.Array:
+        """Before which steps the carry starts anew: (time, batch)."""
+        if is_array(reset) and reset.dtype == jnp.bool_ and _leads(reset.shape, xs):
+            axis = self.axis % jnp.ndim(jax.tree.leaves(xs)[0])
+            if axis < reset.ndim:
+                return jnp.moveaxis(reset, axis, 0)
+        raise _mask_error("reset", "booleans, one for each row and step: (batch, time)", reset, xs)
+
+    def _kept(self, old: Any, output: Any) -> tuple[Any, Any]:
+        if not isinstance(output, tuple) or len(output) != 2:
+            raise TypeError(f"{describe(self)}: a cell returns (carry, y), got {show(output)}")
+        was, new = (jax.tree.map(_spec, carry) for carry in (old, output[0]))
+        if jax.tree.structure(was) != jax.tree.structure(new) or jax.tree.leaves(was) != jax.tree.leaves(new):
+            raise ValueError(
+                f"{describe(self)}: a cell keeps its carry's shapes and dtypes; {show(was)} became {show(new)}. Give a "
+                f"carry of the cell's own, or cast it back; in another precision, Cast(Scan(cell), dtype)"
+            )
+        return output
+
+
+def _spec(a: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(jnp.shape(a), jnp.result_type(a))
+
+
+def start_of(cell: Any) -> Callable[[Any], Any] | None:
+    """The initial_carry of a cell, or of what its wrappers hold; None where there is none."""
+    while isinstance(cell, Layer) and cell._is_wrapper and not hasattr(cell, "initial_carry"):
+        cell = cell._entries()[0][1]
+    return getattr(cell, "initial_carry", None)
+
+
+def _root(time: int) -> int:
+    """A chunk of about √time steps, of which none are left over if one of that size divides the time."""
+    root = max(math.isqrt(time), 1)
+    return next((chunk for chunk in range(root, root // 2, -1) if time % chunk == 0), root)
+
+
+# Masks over (batch, ...)
+
+
+def _leads(shape: tuple[int, ...], tree: Any) -> bool:
+    return all(getattr(a, "shape", ())[: len(shape)] == shape for a in jax.tree.leaves(tree))
+
+
+def _mask_error(name: str, takes: str, mask: Any, xs: Any) -> ValueError:
+    return ValueError(
+        f"Scan takes {name} as an array of {takes}, got {show(mask)} with inputs {show(xs)}. Its axes are the first of "
+        f"every input"
+    )
+
+
+def _where(mask: jax.Array, new: Any, old: Any) -> Any:
+    """new where the mask says so, else old; the mask's axes are the first of every array."""
+
+    def one(new: Any, old: Any) -> Any:
+        return jnp.where(jax.lax.expand_dims(mask, range(mask.ndim, jnp.ndim(new))), new, old)
+
+    if not _leads(mask.shape, (new, old)):
+        raise ValueError(
+            f"Scan with lengths or reset takes a cell whose carry and outputs have the axes {mask.shape} of the batch "
+            f"first, got {show(new)}. Give each example a row of its own, or leave lengths and reset out"
+        )
+    return jax.tree.map(one, new, old)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from funcnets.initializers import Initializer as InitializerValue
 from funcnets.initializers import LecunNormal, Zeros
 from funcnets.layer import Layer
-from funcnets.layers.fields import check_whole
+from funcnets.layers.fields import check_whole, refusal
 from funcnets.layers.promotion import in_dtype_of
 from funcnets.layers.taps import Windows, filled, gathered
 from funcnets.layers.windows import (
@@ -75,6 +75,13 @@ class LocallyConnected(Layer):
     def __post_init__(self) -> None:
         check_whole(self, "features", "It is the number of output channels; the input's comes from the sample")
         check_convolution_fields(self)
+        if not callable(self.kernel_init):
+            raise refusal(
+                self,
+                "kernel_init",
+                "as an initialiser, a function (key, shape, dtype) -> array",
+                "It draws the kernel of one position: kernel_init=fn.initializers.HeNormal()",
+            )
 
     def params(self, x: jax.ShapeDtypeStruct) -> dict[str, Param]:
         check_convolution_input(self, x)

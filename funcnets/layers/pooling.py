@@ -40,7 +40,7 @@ class MaxPool(Layer):
     Source: strides left out are the window, as in PyTorch and Keras; in Flax and stax they are 1. A rest at the end is
       left out as in all of them (PyTorch's ceil_mode=False). Indices are those of PyTorch's return_indices. Of equal
       values the first is the maximum, and takes the gradient. With dilation or indices the windows are laid out in
-      memory, which takes as many times x as a window has taps.
+      memory: for windows side by side as much as x, for overlapping ones more.
 
     Example:
       >>> fn.MaxPool(2).apply({}, jnp.ones((1, 28, 28, 3))).shape
@@ -107,7 +107,7 @@ class SumPool(Layer):
       ValueError: As of `MaxPool`.
       TypeError: An input of whole numbers.
 
-    Source: Haiku and Equinox have it under AvgPool, PyTorch as LPPool of power 1, or avg_pool with divisor_override=1.
+    Source: PyTorch has it as LPPool of power 1, and as avg_pool with divisor_override=1.
 
     Example:
       >>> fn.SumPool(2).apply({}, jnp.ones((1, 4, 4, 1)))[0, ..., 0]
@@ -178,7 +178,7 @@ class LpPool(Layer):
     float32 at least.
 
     An odd p keeps signs, so that the root of a negative sum is negative; any other takes |x|. Where a sum is 0 its root
-    has no finite slope: there the gradient is 0.
+    has no finite slope, unless p is 1: there the gradient is 0, as in PyTorch.
 
     Args:
       power: p, a number of at least 1: 1 for sums, 2 for the norm of each window.

@@ -105,9 +105,8 @@ class ConvTranspose(Layer):
         axes = check_convolution_input(self, x)
         spatial_axes(self, x, "output_padding")
         check_channels(self, x)
-        kernel = Param(
-            (*each_axis(self.kernel_size, axes), x.shape[-1] // self.groups, self.features), self.kernel_init
-        )
+        shape = (*each_axis(self.kernel_size, axes), x.shape[-1] // self.groups, self.features)
+        kernel = Param(shape, self.kernel_init)
         return {"kernel": kernel} | ({"bias": Param((self.features,), self.bias_init)} if self.use_bias else {})
 
     def forward(self, p: dict[str, jax.Array], x: jax.Array) -> jax.Array:

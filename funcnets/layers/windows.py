@@ -60,7 +60,7 @@ def check_padding(layer: Layer, names: tuple[str, ...]) -> None:
         )
 
 
-def check_convolution_fields(layer: Layer) -> None:
+def check_convolution_fields(layer: Any) -> None:
     """Raises unless the fields that all convolutions have hold what they may."""
     check_sizes(layer, "kernel_size")
     check_sizes(layer, "strides")
@@ -92,14 +92,13 @@ def check_pool_fields(pool: Any) -> None:
         )
 
 
-def check_groups(layer: Layer) -> None:
+def check_groups(layer: Any) -> None:
     """Raises unless the field `groups` holds a number that divides the field `features`."""
     check_whole(layer, "groups", "Write groups=1 for a plain convolution")
-    features, groups = getattr(layer, "features"), getattr(layer, "groups")  # noqa: B009
-    if features % groups:
+    if layer.features % layer.groups:
         raise ValueError(
-            f"{type(layer).__name__} takes features that its groups divide, got features={features} and "
-            f"groups={groups}. Take a multiple of {groups} for features"
+            f"{type(layer).__name__} takes features that its groups divide, got features={layer.features} and "
+            f"groups={layer.groups}. Take a multiple of {layer.groups} for features"
         )
 
 
@@ -123,11 +122,11 @@ def check_agreement(layer: Layer, *names: str) -> None:
 # For an input
 
 
-def check_convolution_input(layer: Layer, x: Any) -> int:
+def check_convolution_input(layer: Any, x: Any) -> int:
     """The number of spatial axes of what a convolution is given; raises for what it does not take."""
     check_floats(layer, x, BATCH_SPATIAL_CHANNELS, 3, 5)
     axes = spatial_axes(layer, x, *CONVOLUTION_FIELDS)
-    if getattr(layer, "padding") == "CAUSAL" and axes != 1:  # noqa: B009
+    if layer.padding == "CAUSAL" and axes != 1:
         raise ValueError(
             f"{type(layer).__name__} with padding='CAUSAL' takes (batch, time, channels), got {show(x)}. Over more "
             f"axes say which of them is time: padding=((kernel - 1, 0), (0, 0))"
@@ -148,12 +147,12 @@ def spatial_axes(layer: Layer, x: Any, *names: str) -> int:
     return axes
 
 
-def check_channels(layer: Layer, x: Any) -> None:
+def check_channels(layer: Any, x: Any) -> None:
     """Raises unless the field `groups` divides the channels of x."""
-    channels, groups = x.shape[-1], getattr(layer, "groups")  # noqa: B009
-    if channels % groups:
+    channels = x.shape[-1]
+    if channels % layer.groups:
         raise ValueError(
-            f"{type(layer).__name__} with groups={groups} takes channels that its groups divide, got {channels} "
+            f"{type(layer).__name__} with groups={layer.groups} takes channels that its groups divide, got {channels} "
             f"channels in {show(x)}. Take a divisor of {channels} for groups"
         )
 
@@ -208,15 +207,15 @@ def check_fit(layer: Layer, x: Any, extents: tuple[int, ...], pairs: Pairs) -> N
             )
 
 
-def check_fill(layer: Layer, x: Any, pairs: Pairs) -> None:
+def check_fill(layer: Any, x: Any, pairs: Pairs) -> None:
     """Raises if a padding with the input's own values needs more of them than there are."""
-    mirrored = getattr(layer, "padding") == "REFLECT"  # noqa: B009
+    mirrored = layer.padding == "REFLECT"
     for n, ends in zip(x.shape[1:-1], pairs, strict=True):
         if max(ends) > n - mirrored:  # a mirror does not repeat the value at the edge
             raise ValueError(
-                f"{type(layer).__name__} with padding={getattr(layer, 'padding')!r} takes at least "  # noqa: B009
-                f"{max(ends) + mirrored} positions along an axis that it pads by {ends}, got {show(x)}. Make the "
-                f"kernel smaller, or pad with zeros: padding='SAME'"
+                f"{type(layer).__name__} with padding={layer.padding!r} takes at least {max(ends) + mirrored} "
+                f"positions along an axis that it pads by {ends}, got {show(x)}. Make the kernel smaller, or pad with "
+                f"zeros: padding='SAME'"
             )
 
 

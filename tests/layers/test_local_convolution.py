@@ -117,6 +117,11 @@ def test_an_empty_batch_is_a_batch_and_bfloat16_stays():
         (lambda: LocallyConnected(0, 3), "LocallyConnected takes features as a whole number, at least 1, got 0. It is"),
         (lambda: LocallyConnected(4, 0), "LocallyConnected takes kernel_size as a whole number, at least 1, or as one"),
         (lambda: LocallyConnected(4, 3, padding="same"), "LocallyConnected takes padding as 'SAME', 'VALID', 'CAUSAL'"),
+        (
+            lambda: LocallyConnected(4, 3, kernel_init=0.1),
+            "LocallyConnected takes kernel_init as an initialiser, a function (key, shape, dtype) -> array, got 0.1. "
+            "It draws the kernel of one position: kernel_init=fn.initializers.HeNormal()",
+        ),
         (lambda: LocallyConnected(4, 3, use_bias=1), "LocallyConnected takes use_bias as True or False, got 1. Write"),
     ],
 )

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import references
 
+import funcnets as fn
 from funcnets.initializers import Ones
 from funcnets.layers.convolution import Conv
 from funcnets.layers.transposed_convolution import ConvTranspose
@@ -94,6 +95,23 @@ def test_it_is_that_of_torch(case):
 
 
 # The rest
+
+
+def swap(kernel):
+    return jnp.swapaxes(kernel, -1, -2)
+
+
+def test_a_decoder_tied_to_its_encoder():
+    net = fn.Sequential(("encoder", Conv(4, 3, strides=2)), jnp.tanh, ("decoder", ConvTranspose(2, 3, strides=2)))
+    tied = fn.tie(net, "decoder/kernel", to="encoder/kernel", via=swap)
+    x = floats(2, 8, 6, 2)
+    params = tied.init(KEY, x)
+    assert jax.tree.map(jnp.shape, params) == {
+        "encoder": {"kernel": (3, 3, 2, 4), "bias": (4,)},
+        "decoder": {"bias": (2,)},
+    }
+    untied = {**params, "decoder": {**params["decoder"], "kernel": swap(params["encoder"]["kernel"])}}
+    np.testing.assert_array_equal(tied.apply(params, x), net.apply(untied, x))
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3])

@@ -168,7 +168,7 @@ class AvgPool(Layer):
         total = windows.sums(at_least_float32(x))
         if self.count_include_pad or not windows.is_padded:
             return (total / math.prod(windows.widths)).astype(x.dtype)
-        counts = [(table >= 0).sum(1) for table in windows.tables(x.shape[1:-1])]
+        counts = windows.counts(x.shape[1:-1])
         count = functools.reduce(np.multiply.outer, counts)[None, ..., None]  # (1, *spatial', 1)
         return (total / count.astype(total.dtype)).astype(x.dtype)
 

@@ -33,6 +33,14 @@ def sliding_table(n: int, width: int, stride: int, dilation: int, ends: tuple[in
     return np.where((at >= 0) & (at < n), at, -1)
 
 
+def sliding_counts(n: int, width: int, stride: int, dilation: int, ends: tuple[int, int]) -> np.ndarray:
+    """How many taps of each of these windows are inside; without their table, as windows may be wide."""
+    low, high = ends
+    starts = np.arange((n + low + high - (width - 1) * dilation - 1) // stride + 1) * stride - low
+    before = -(starts // dilation)  # ⌈−start / dilation⌉ taps, where that is positive
+    return np.maximum(np.minimum((n - 1 - starts) // dilation + 1, width) - np.maximum(before, 0), 0)
+
+
 def dividing_table(n: int, windows: int) -> np.ndarray:
     """The table of windows that cut an axis of n positions into parts as equal as can be; where they cannot be equal,
     neighbours overlap.
@@ -95,6 +103,10 @@ class Windows(NamedTuple):
         """The tables for axes of these lengths."""
         return [sliding_table(*axis) for axis in zip(spatial, *self, strict=True)]
 
+    def counts(self, spatial: tuple[int, ...]) -> list[np.ndarray]:
+        """How many taps of each window are inside, for axes of these lengths."""
+        return [sliding_counts(*axis) for axis in zip(spatial, *self, strict=True)]
+
     def reduced(self, x: jax.Array, start: np.ndarray, reduce: Callable[..., jax.Array]) -> jax.Array:
         one = ((0, 0),)
         return jax.lax.reduce_window(
@@ -120,11 +132,7 @@ def windows_of(pool: Any, x: jax.Array) -> Windows:
     pairs = padding_pairs(pool.padding, x.shape[1:-1], extents, strides)
     check_fit(pool, x, extents, pairs)
     windows = Windows(widths, strides, dilation, pairs)
-    if (
-        windows.is_padded
-        and max(dilation) > 1
-        and any((table < 0).all(1).any() for table in windows.tables(x.shape[1:-1]))
-    ):
+    if windows.is_padded and not all(count.all() for count in windows.counts(x.shape[1:-1])):
         raise ValueError(
             f"{type(pool).__name__} takes inputs with a value in each window, got {show(x)}, over which the taps of "
             f"window={pool.window!r} with dilation={pool.dilation!r} step from padding to padding {pairs}. Dilate less"

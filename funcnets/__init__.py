@@ -31,6 +31,11 @@ from funcnets.layers.blocks import SqueezeExcite as SqueezeExcite
 from funcnets.layers.conditioning import FiLM as FiLM
 from funcnets.layers.convolution import Conv as Conv
 from funcnets.layers.dropout import AlphaDropout as AlphaDropout
+from funcnets.layers.adaptive_pooling import AdaptiveAvgPool as AdaptiveAvgPool
+from funcnets.layers.adaptive_pooling import AdaptiveMaxPool as AdaptiveMaxPool
+from funcnets.layers.convolution import Conv as Conv
+from funcnets.layers.convolution import DepthwiseConv as DepthwiseConv
+from funcnets.layers.convolution import SeparableConv as SeparableConv
 from funcnets.layers.dropout import Dropout as Dropout
 from funcnets.layers.dropout import DropPath as DropPath
 from funcnets.layers.dropout import GaussianDropout as GaussianDropout
@@ -42,6 +47,8 @@ from funcnets.layers.linear import Bias as Bias
 from funcnets.layers.linear import Bilinear as Bilinear
 from funcnets.layers.linear import Dense as Dense
 from funcnets.layers.linear import Scale as Scale
+from funcnets.layers.local_convolution import LocallyConnected as LocallyConnected
+from funcnets.layers.normalization import BatchNorm as BatchNorm
 from funcnets.layers.normalization import GroupNorm as GroupNorm
 from funcnets.layers.normalization import InstanceNorm as InstanceNorm
 from funcnets.layers.normalization import LayerNorm as LayerNorm
@@ -53,6 +60,7 @@ from funcnets.layers.patches import PixelUnshuffle as PixelUnshuffle
 from funcnets.layers.pooling import AvgPool as AvgPool
 from funcnets.layers.pooling import GlobalAvgPool as GlobalAvgPool
 from funcnets.layers.pooling import GlobalMaxPool as GlobalMaxPool
+from funcnets.layers.pooling import LpPool as LpPool
 from funcnets.layers.pooling import MaxPool as MaxPool
 from funcnets.layers.recurrent import ConvLSTMCell as ConvLSTMCell
 from funcnets.layers.recurrent import GRUCell as GRUCell
@@ -69,6 +77,12 @@ from funcnets.layers.shaping import Identity as Identity
 from funcnets.layers.shaping import Rearrange as Rearrange
 from funcnets.layers.shaping import Reshape as Reshape
 from funcnets.layers.shaping import Transpose as Transpose
+from funcnets.layers.pooling import MinPool as MinPool
+from funcnets.layers.pooling import SumPool as SumPool
+from funcnets.layers.shaping import Flatten as Flatten
+from funcnets.layers.shaping import Identity as Identity
+from funcnets.layers.transposed_convolution import ConvTranspose as ConvTranspose
+from funcnets.layers.unpooling import MaxUnpool as MaxUnpool
 from funcnets.leaves import Constant as Constant
 from funcnets.leaves import Param as Param
 from funcnets.leaves import pair as pair

@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
+from collections.abc import Iterator
+from typing import Any
 
+import jax
+
+from funcnets.compose import Composite
 from funcnets.initializers import LecunNormal, Zeros
 from funcnets.layer import Layer
-from funcnets.layers.fields import check_flag, check_whole
-from funcnets.layers.inputs import check_floats
+from funcnets.layers.fields import check_whole
 from funcnets.layers.promotion import in_dtype_of, per_channel
+from funcnets.layers.taps import filled
 from funcnets.layers.windows import (
-    BATCH_SPATIAL_CHANNELS,
+    FILLS,
     Padding,
-    Pairs,
     Sizes,
-    check_agreement,
+    check_channels,
+    check_convolution_fields,
+    check_convolution_input,
+    check_fill,
     check_fit,
-    check_padding,
-    check_sizes,
+    check_groups,
     each_axis,
+    extents_of,
     padding_pairs,
-    spatial_axes,
 )
 from funcnets.leaves import Initializer, Param
 from funcnets.shapes import show
 
-_LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
-_WINDOW_FIELDS = ("kernel_size", "strides", "padding", "dilation")
+LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
+_FEATURES = "It is the number of output channels; the input's comes from the sample"
+_MULTIPLIER = "It is the number of outputs for each channel of the input: multiplier=1"
 
 
 class Conv(Layer):
@@ -87,65 +92,156 @@ class Conv(Layer):
     bias_init: Initializer = Zeros()
 
     def __post_init__(self) -> None:
-        check_whole(self, "features", "It is the number of output channels; the input's comes from the sample")
-        check_sizes(self, "kernel_size")
-        check_sizes(self, "strides")
-        check_padding(self, ("SAME", "VALID", "CAUSAL", "CIRCULAR", "REFLECT"))
-        check_sizes(self, "dilation")
-        check_agreement(self, *_WINDOW_FIELDS)
-        check_whole(self, "groups", "Write groups=1 for a plain convolution")
-        check_flag(self, "use_bias", "Write use_bias=False where a normalisation with a bias of its own follows")
-        if self.features % self.groups:
-            raise ValueError(
-                f"Conv takes features that its groups divide, got features={self.features} and groups={self.groups}. "
-                f"Take a multiple of {self.groups} for features"
-            )
+        check_whole(self, "features", _FEATURES)
+        check_convolution_fields(self)
+        check_groups(self)
 
     def params(self, x: jax.ShapeDtypeStruct) -> dict[str, Param]:
-        check_floats(self, x, BATCH_SPATIAL_CHANNELS, 3, 5)
-        axes = spatial_axes(self, x, *_WINDOW_FIELDS)
-        if self.padding == "CAUSAL" and axes != 1:
-            raise ValueError(
-                f"Conv with padding='CAUSAL' takes (batch, time, channels), got {show(x)}. Over more axes say which "
-                f"of them is time: padding=((kernel - 1, 0), (0, 0))"
-            )
-        channels = x.shape[-1]
-        if channels % self.groups:
-            raise ValueError(
-                f"Conv with groups={self.groups} takes channels that its groups divide, got {channels} channels in "
-                f"{show(x)}. Take a divisor of {channels} for groups"
-            )
-        shape = (*each_axis(self.kernel_size, axes), channels // self.groups, self.features)
+        axes = check_convolution_input(self, x)
+        check_channels(self, x)
+        shape = (*each_axis(self.kernel_size, axes), x.shape[-1] // self.groups, self.features)
         kernel = Param(shape, self.kernel_init)
         return {"kernel": kernel} | ({"bias": Param((self.features,), self.bias_init)} if self.use_bias else {})
 
     def forward(self, p: dict[str, jax.Array], x: jax.Array) -> jax.Array:
-        axes = x.ndim - 2
-        strides, dilation = each_axis(self.strides, axes), each_axis(self.dilation, axes)
-        extents = tuple((k - 1) * d + 1 for k, d in zip(each_axis(self.kernel_size, axes), dilation, strict=True))
-        pairs = padding_pairs(self.padding, x.shape[1:-1], extents, strides)
-        check_fit(self, x, extents, pairs)
-        if self.padding in ("CIRCULAR", "REFLECT"):
-            x, pairs = self._filled(x, pairs), ((0, 0),) * axes
-        y = jax.lax.conv_general_dilated(
-            x,
-            in_dtype_of(x, p["kernel"]),
-            strides,
-            pairs,
-            rhs_dilation=dilation,
-            dimension_numbers=_LAYOUTS[axes],
-            feature_group_count=self.groups,
-        )
-        return y + per_channel(p["bias"], y) if self.use_bias else y
+        return _convolved(self, p, x, self.groups)
 
-    def _filled(self, x: jax.Array, pairs: Pairs) -> jax.Array:
-        """x with values of its own around it."""
-        mirrored = self.padding == "REFLECT"
-        for n, ends in zip(x.shape[1:-1], pairs, strict=True):
-            if max(ends) > n - mirrored:  # a mirror does not repeat the value at the edge
-                raise ValueError(
-                    f"Conv with padding={self.padding!r} takes at least {max(ends) + mirrored} positions along an axis "
-                    f"that it pads by {ends}, got {show(x)}. Make the kernel smaller, or pad with zeros: "
-                    f"padding='SAME'"
-                )
-        return jnp.pad(x, ((0, 0), *pairs, (0, 0)), mode="reflect" if mirrored else "wrap")
+
+class DepthwiseConv(Layer):
+    """y[b, o, c · multiplier + j] = Σ over taps t of x[b, o · stride + t · dilation − low, c] ·
+    kernel[t, 0, c · multiplier + j] + bias[c · multiplier + j]: each channel is convolved by itself.
+
+    Args:
+      kernel_size: The taps along each axis.
+      multiplier: The outputs of each channel.
+      strides, padding, dilation: As of `Conv`.
+      use_bias: Whether to add a bias.
+      kernel_init: The kernel's initialiser.
+      bias_init: The bias's initialiser.
+
+    Params:
+      kernel: (*kernel_size, 1, channels · multiplier)
+      bias: (channels · multiplier,)
+
+    Inputs: x (batch, *spatial, channels), floating → (batch, *spatial', channels · multiplier), in x's dtype.
+
+    Raises:
+      ValueError: Sizes or padding that cannot be; an input of another rank, without channels, or smaller than the
+        window.
+      TypeError: An input of whole numbers.
+
+    Source: it is `Conv(channels · multiplier, kernel_size, groups=channels)` for the channels of the sample, in PyTorch
+      too. Keras holds (*kernel_size, channels, multiplier), the same numbers in the same order.
+
+    Example:
+      >>> images = jnp.ones((2, 28, 28, 3))
+      >>> params = fn.DepthwiseConv(3, multiplier=2).init(jax.random.key(0), images)
+      >>> params["kernel"].shape
+      (3, 3, 1, 6)
+    """
+
+    kernel_size: Sizes
+    multiplier: int = 1
+    strides: Sizes = 1
+    padding: Padding = "SAME"
+    dilation: Sizes = 1
+    use_bias: bool = True
+    kernel_init: Initializer = LecunNormal()
+    bias_init: Initializer = Zeros()
+
+    def __post_init__(self) -> None:
+        check_convolution_fields(self)
+        check_whole(self, "multiplier", _MULTIPLIER)
+
+    def params(self, x: jax.ShapeDtypeStruct) -> dict[str, Param]:
+        axes = check_convolution_input(self, x)
+        if x.shape[-1] == 0:
+            raise ValueError(f"DepthwiseConv takes at least one channel, got {show(x)}. Leave the layer out for none")
+        features = x.shape[-1] * self.multiplier
+        kernel = Param((*each_axis(self.kernel_size, axes), 1, features), self.kernel_init)
+        return {"kernel": kernel} | ({"bias": Param((features,), self.bias_init)} if self.use_bias else {})
+
+    def forward(self, p: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+        return _convolved(self, p, x, x.shape[-1])
+
+
+class SeparableConv(Composite):
+    """y = pointwise(depthwise(x)): each channel convolved by itself, without a bias, then the channels mixed at each
+    position.
+
+    Args:
+      features: The number of output channels; that of the input comes from the sample.
+      kernel_size: The taps of the depthwise convolution along each axis.
+      multiplier: The outputs of each channel of the depthwise convolution.
+      strides, padding, dilation: Of the depthwise convolution, as of `Conv`.
+      use_bias: Whether the pointwise convolution adds a bias.
+      kernel_init: The initialiser of both kernels.
+      bias_init: The bias's initialiser.
+
+    Params:
+      depthwise/kernel: (*kernel_size, 1, channels · multiplier)
+      pointwise/kernel: (1, ..., channels · multiplier, features), with a 1 for each spatial axis
+      pointwise/bias: (features,)
+
+    Inputs: x (batch, *spatial, channels), floating → (batch, *spatial', features), in x's dtype.
+
+    Raises:
+      ValueError: Features, sizes or padding that cannot be; an input that `DepthwiseConv` does not take.
+      TypeError: An input of whole numbers.
+
+    Source: Sifre & Mallat 2014; Chollet 2017, Xception. With a normalisation and an activation between the two, as in
+      MobileNet, write `Sequential(DepthwiseConv(3), BatchNorm(), jax.nn.relu, Conv(features, 1))`.
+
+    Example:
+      >>> images = jnp.ones((2, 28, 28, 3))
+      >>> params = fn.SeparableConv(16, 3).init(jax.random.key(0), images)
+      >>> params["depthwise"]["kernel"].shape, params["pointwise"]["kernel"].shape
+      ((3, 3, 1, 3), (1, 1, 3, 16))
+    """
+
+    features: int
+    kernel_size: Sizes
+    multiplier: int = 1
+    strides: Sizes = 1
+    padding: Padding = "SAME"
+    dilation: Sizes = 1
+    use_bias: bool = True
+    kernel_init: Initializer = LecunNormal()
+    bias_init: Initializer = Zeros()
+
+    def __post_init__(self) -> None:
+        check_whole(self, "features", _FEATURES)
+        check_convolution_fields(self)
+        check_whole(self, "multiplier", _MULTIPLIER)
+
+    def _parts(self) -> Iterator[tuple[str, Any]]:
+        window = (self.kernel_size, self.multiplier, self.strides, self.padding, self.dilation)
+        yield "depthwise", DepthwiseConv(*window, use_bias=False, kernel_init=self.kernel_init)
+        yield (
+            "pointwise",
+            Conv(self.features, 1, use_bias=self.use_bias, kernel_init=self.kernel_init, bias_init=self.bias_init),
+        )
+
+    def forward(self, m: Any, x: jax.Array) -> jax.Array:
+        return m.pointwise(m.depthwise(x))
+
+
+def _convolved(conv: Conv | DepthwiseConv, p: dict[str, jax.Array], x: jax.Array, groups: int) -> jax.Array:
+    axes = x.ndim - 2
+    strides, dilation = each_axis(conv.strides, axes), each_axis(conv.dilation, axes)
+    extents = extents_of(conv.kernel_size, dilation, axes)
+    pairs = padding_pairs(conv.padding, x.shape[1:-1], extents, strides)
+    check_fit(conv, x, extents, pairs)
+    if conv.padding in FILLS:
+        check_fill(conv, x, pairs)
+        x, pairs = filled(x, conv.padding, pairs), ((0, 0),) * axes
+    y = jax.lax.conv_general_dilated(
+        x,
+        in_dtype_of(x, p["kernel"]),
+        strides,
+        pairs,
+        rhs_dilation=dilation,
+        dimension_numbers=LAYOUTS[axes],
+        feature_group_count=groups,
+    )
+    return y + per_channel(p["bias"], y) if conv.use_bias else y

@@ -1,51 +1,46 @@
-"""Pooling: windows, or all positions, reduced to their maximum or mean. Channels stay apart."""
+"""Pooling: windows, or all positions, reduced to one value. Channels stay apart."""
 
 from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from funcnets.layer import Layer
-from funcnets.layers.fields import check_flag
+from funcnets.layers.fields import check_flag, refusal
 from funcnets.layers.inputs import check_floats, check_rank
 from funcnets.layers.promotion import at_least_float32
-from funcnets.layers.windows import (
-    BATCH_SPATIAL_CHANNELS,
-    Padding,
-    Pairs,
-    Sizes,
-    check_agreement,
-    check_fit,
-    check_padding,
-    check_sizes,
-    each_axis,
-    padding_pairs,
-    spatial_axes,
-)
-from funcnets.shapes import show
+from funcnets.layers.taps import picked, windows_of
+from funcnets.layers.windows import BATCH_SPATIAL_CHANNELS, Padding, Sizes, check_pool_fields, check_positions
 
 
 class MaxPool(Layer):
-    """y[b, o, c] = max over taps t of x[b, o · strides − low + t, c].
+    """y[b, o, c] = max over taps t of x[b, o · stride + t · dilation − low, c].
 
     Args:
       window: The taps along each axis.
       strides: The steps between windows; None for the window itself, so that windows lie side by side.
       padding: "VALID": none, a rest at the end is left out. "SAME": for ⌈n / stride⌉ outputs. A whole number, or for
         each axis a number or a (low, high) pair, smaller than the window. Padding never is the maximum.
+      dilation: The steps between taps.
+      indices: Whether to return as well where each maximum was found: its position counted over all spatial axes of
+        x, the last one fastest. `MaxUnpool` takes them.
 
     Inputs: x (batch, *spatial, channels), floating, whole numbers or booleans → (batch, *spatial', channels), in x's
-      dtype.
+      dtype; with indices, that and int32 of the same shape.
 
     Raises:
-      ValueError: Sizes or padding that cannot be; an input of another rank or smaller than the window.
+      ValueError: Sizes or padding that cannot be; an input of another rank, smaller than the window, or with windows
+        whose taps are all in the padding.
 
     Source: strides left out are the window, as in PyTorch and Keras; in Flax and stax they are 1. A rest at the end is
-      left out as in all of them (PyTorch's ceil_mode=False).
+      left out as in all of them (PyTorch's ceil_mode=False). Indices are those of PyTorch's return_indices. Of equal
+      values the first is the maximum, and takes the gradient. With dilation or indices the windows are laid out in
+      memory: for windows side by side as much as x, for overlapping ones more.
 
     Example:
       >>> fn.MaxPool(2).apply({}, jnp.ones((1, 28, 28, 3))).shape
@@ -55,19 +50,86 @@ class MaxPool(Layer):
     window: Sizes
     strides: Sizes | None = None
     padding: Padding = "VALID"
+    dilation: Sizes = 1
+    indices: bool = False
 
     def __post_init__(self) -> None:
-        _check_fields(self)
+        check_pool_fields(self)
+        check_flag(self, "indices", "Write indices=True for (y, indices)")
+
+    def forward(self, p: dict[str, jax.Array], x: jax.Array) -> jax.Array | tuple[jax.Array, jax.Array]:
+        if self.indices:
+            check_rank(self, x, BATCH_SPATIAL_CHANNELS, 3, 5)
+            return picked(x, windows_of(self, x).tables(x.shape[1:-1]), jnp.argmax)
+        return _extreme(self, x, jax.lax.max, jnp.argmax, -np.inf)
+
+
+class MinPool(Layer):
+    """y[b, o, c] = min over taps t of x[b, o · stride + t · dilation − low, c].
+
+    Args:
+      window, strides, padding, dilation: As of `MaxPool`. Padding never is the minimum.
+
+    Inputs: x (batch, *spatial, channels), floating, whole numbers or booleans → (batch, *spatial', channels), in x's
+      dtype.
+
+    Raises:
+      ValueError: As of `MaxPool`.
+
+    Source: −MaxPool(−x), for dtypes without a sign too. Flax has it as min_pool.
+
+    Example:
+      >>> fn.MinPool(2).apply({}, jnp.array([[[3.0], [1.0], [2.0], [5.0]]]))[0, :, 0]
+      Array([1., 2.], dtype=float32)
+    """
+
+    window: Sizes
+    strides: Sizes | None = None
+    padding: Padding = "VALID"
+    dilation: Sizes = 1
+
+    def __post_init__(self) -> None:
+        check_pool_fields(self)
 
     def forward(self, p: dict[str, jax.Array], x: jax.Array) -> jax.Array:
-        check_rank(self, x, BATCH_SPATIAL_CHANNELS, 3, 5)
-        window, strides, pairs = _windows(self, x)
-        full = ((0, 0), *pairs, (0, 0))
-        return jax.lax.reduce_window(x, _lowest(x.dtype), jax.lax.max, (1, *window, 1), (1, *strides, 1), full)
+        return _extreme(self, x, jax.lax.min, jnp.argmin, np.inf)
+
+
+class SumPool(Layer):
+    """y[b, o, c] = Σ over taps t of x[b, o · stride + t · dilation − low, c]; taken in float32 at least.
+
+    Args:
+      window, strides, padding, dilation: As of `MaxPool`. Padding adds nothing.
+
+    Inputs: x (batch, *spatial, channels), floating → (batch, *spatial', channels), in x's dtype.
+
+    Raises:
+      ValueError: As of `MaxPool`.
+      TypeError: An input of whole numbers.
+
+    Source: PyTorch has it as LPPool of power 1, and as avg_pool with divisor_override=1.
+
+    Example:
+      >>> fn.SumPool(2).apply({}, jnp.ones((1, 4, 4, 1)))[0, ..., 0]
+      Array([[4., 4.],
+             [4., 4.]], dtype=float32)
+    """
+
+    window: Sizes
+    strides: Sizes | None = None
+    padding: Padding = "VALID"
+    dilation: Sizes = 1
+
+    def __post_init__(self) -> None:
+        check_pool_fields(self)
+
+    def forward(self, p: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+        check_floats(self, x, BATCH_SPATIAL_CHANNELS, 3, 5)
+        return windows_of(self, x).sums(at_least_float32(x)).astype(x.dtype)
 
 
 class AvgPool(Layer):
-    """y[b, o, c] = mean over taps t of x[b, o · strides − low + t, c]; taken in float32 at least.
+    """y[b, o, c] = mean over taps t of x[b, o · stride + t · dilation − low, c]; taken in float32 at least.
 
     Args:
       window: The taps along each axis.
@@ -75,11 +137,12 @@ class AvgPool(Layer):
       padding: "VALID": none, a rest at the end is left out. "SAME": for ⌈n / stride⌉ outputs. A whole number, or for
         each axis a number or a (low, high) pair, smaller than the window.
       count_include_pad: Whether padding counts as zeros in the mean; if not, a mean is over real values alone.
+      dilation: The steps between taps.
 
     Inputs: x (batch, *spatial, channels), floating → (batch, *spatial', channels), in x's dtype.
 
     Raises:
-      ValueError: Sizes or padding that cannot be; an input of another rank or smaller than the window.
+      ValueError: As of `MaxPool`.
       TypeError: An input of whole numbers.
 
     Source: padding does not count in Keras and ONNX; in PyTorch and Flax count_include_pad is True when not given.
@@ -93,24 +156,70 @@ class AvgPool(Layer):
     strides: Sizes | None = None
     padding: Padding = "VALID"
     count_include_pad: bool = False
+    dilation: Sizes = 1
 
     def __post_init__(self) -> None:
-        _check_fields(self)
+        check_pool_fields(self)
         check_flag(self, "count_include_pad", "Write count_include_pad=True for PyTorch's default")
 
     def forward(self, p: dict[str, jax.Array], x: jax.Array) -> jax.Array:
         check_floats(self, x, BATCH_SPATIAL_CHANNELS, 3, 5)
-        window, strides, pairs = _windows(self, x)
-        full = ((0, 0), *pairs, (0, 0))
-        wide = at_least_float32(x)
-        total = jax.lax.reduce_window(
-            wide, np.zeros((), wide.dtype), jax.lax.add, (1, *window, 1), (1, *strides, 1), full
-        )
-        if self.count_include_pad or not any(map(any, pairs)):
-            return (total / math.prod(window)).astype(x.dtype)
-        counts = [_counts(n, w, s, ends) for n, w, s, ends in zip(x.shape[1:-1], window, strides, pairs, strict=True)]
+        windows = windows_of(self, x)
+        total = windows.sums(at_least_float32(x))
+        if self.count_include_pad or not windows.is_padded:
+            return (total / math.prod(windows.widths)).astype(x.dtype)
+        counts = windows.counts(x.shape[1:-1])
         count = functools.reduce(np.multiply.outer, counts)[None, ..., None]  # (1, *spatial', 1)
         return (total / count.astype(total.dtype)).astype(x.dtype)
+
+
+class LpPool(Layer):
+    """y[b, o, c] = (Σ over taps t of xᵖ)^(1/p) with p = power and x[b, o · stride + t · dilation − low, c]; taken in
+    float32 at least.
+
+    An odd p keeps signs, so that the root of a negative sum is negative; any other takes |x|. Where a sum is 0 its root
+    has no finite slope, unless p is 1: there the gradient is 0, as in PyTorch.
+
+    Args:
+      power: p, a number of at least 1: 1 for sums, 2 for the norm of each window.
+      window, strides, padding, dilation: As of `MaxPool`. Padding adds nothing.
+
+    Inputs: x (batch, *spatial, channels), floating → (batch, *spatial', channels), in x's dtype.
+
+    Raises:
+      ValueError: A power that cannot be; else as of `MaxPool`.
+      TypeError: An input of whole numbers.
+
+    Source: Gulcehre et al. 2014, Learned-norm pooling. As PyTorch's LPPool wherever that is a number; it gives NaN for
+      negative sums, and for negative x and a power that is not whole. ONNX takes |x| for odd powers too.
+
+    Example:
+      >>> fn.LpPool(2, window=2).apply({}, jnp.array([[[3.0], [4.0]]]))[0, :, 0]
+      Array([5.], dtype=float32)
+    """
+
+    power: float
+    window: Sizes
+    strides: Sizes | None = None
+    padding: Padding = "VALID"
+    dilation: Sizes = 1
+
+    def __post_init__(self) -> None:
+        number = isinstance(self.power, (int, float)) and not isinstance(self.power, bool)
+        if not number or not 1 <= self.power < math.inf:
+            raise refusal(self, "power", "as a number of at least 1", "For the largest value take MaxPool")
+        check_pool_fields(self)
+
+    def forward(self, p: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+        check_floats(self, x, BATCH_SPATIAL_CHANNELS, 3, 5)
+        windows, wide = windows_of(self, x), at_least_float32(x)
+        if self.power == 1:
+            return windows.sums(wide).astype(x.dtype)
+        whole = float(self.power).is_integer()
+        total = windows.sums(wide ** int(self.power) if whole else jnp.abs(wide) ** self.power)
+        zero = total == 0
+        size = jnp.where(zero, 1, jnp.abs(total)) ** (1 / self.power)
+        return jnp.where(zero, 0, jnp.sign(total) * size).astype(x.dtype)
 
 
 class GlobalAvgPool(Layer):
@@ -155,56 +264,30 @@ class GlobalMaxPool(Layer):
         return x.max(_positions(self, x))
 
 
-def _check_fields(pool: MaxPool | AvgPool) -> None:
-    check_sizes(pool, "window")
-    if pool.strides is not None:
-        check_sizes(pool, "strides")
-    check_padding(pool, ("SAME", "VALID"))
-    check_agreement(pool, "window", "strides", "padding")
-    if isinstance(pool.padding, str):
-        return
-    # Beyond that a window could lie in the padding alone, and have neither maximum nor mean.
-    axes = max(len(held) if isinstance(held, tuple) else 1 for held in (pool.window, pool.padding))
-    window = each_axis(pool.window, axes)
-    pairs = padding_pairs(pool.padding, window, window, window)
-    if any(max(ends) >= width for ends, width in zip(pairs, window, strict=True)):
-        raise ValueError(
-            f"{type(pool).__name__} takes padding smaller than its window, got window={pool.window!r} and "
-            f"padding={pool.padding!r}. Pad less, or pad the input first with jnp.pad"
-        )
+def _extreme(
+    pool: MaxPool | MinPool,
+    x: jax.Array,
+    reduce: Callable[..., jax.Array],
+    choose: Callable[..., jax.Array],
+    last: float,
+) -> jax.Array:
+    """The largest or smallest value of each window; `last` is what any other comes before."""
+    check_rank(pool, x, BATCH_SPATIAL_CHANNELS, 3, 5)
+    windows = windows_of(pool, x)
+    if max(windows.dilation) > 1:  # a maximum over dilated windows has no gradient in JAX
+        return picked(x, windows.tables(x.shape[1:-1]), choose)[0]
+    return windows.reduced(x, _bound(x.dtype, last), reduce)
 
 
-def _windows(pool: MaxPool | AvgPool, x: jax.Array) -> tuple[tuple[int, ...], tuple[int, ...], Pairs]:
-    """Window, strides and padding for each spatial axis of x."""
-    axes = spatial_axes(pool, x, "window", "strides", "padding")
-    window = each_axis(pool.window, axes)
-    strides = each_axis(pool.window if pool.strides is None else pool.strides, axes)
-    pairs = padding_pairs(pool.padding, x.shape[1:-1], window, strides)
-    check_fit(pool, x, window, pairs)
-    return window, strides, pairs
-
-
-def _lowest(dtype: np.dtype) -> np.ndarray:
-    """What is no greater than any value of a dtype."""
-    if dtype == jnp.bool_:
-        return np.zeros((), dtype)
+def _bound(dtype: np.dtype, infinity: float) -> np.ndarray:
+    """The greatest or least value of a dtype."""
     if jnp.issubdtype(dtype, jnp.integer):
-        return np.array(jnp.iinfo(dtype).min, dtype)
-    return np.array(-np.inf, dtype)
-
-
-def _counts(n: int, width: int, stride: int, ends: tuple[int, int]) -> np.ndarray:
-    """How many real values each window along an axis holds."""
-    low, high = ends
-    starts = np.arange((n + low + high - width) // stride + 1) * stride - low
-    return np.minimum(starts + width, n) - np.maximum(starts, 0)
+        info = jnp.iinfo(dtype)
+        return np.array(info.max if infinity > 0 else info.min, dtype)
+    return np.array(infinity > 0 if dtype == jnp.bool_ else infinity, dtype)
 
 
 def _positions(layer: Layer, x: jax.Array) -> tuple[int, ...]:
     """The spatial axes of x; raises where they hold nothing."""
-    if 0 in x.shape[1:-1]:
-        raise ValueError(
-            f"{type(layer).__name__} takes at least one position along each spatial axis, got {show(x)}. Leave out "
-            f"empty inputs"
-        )
+    check_positions(layer, x)
     return tuple(range(1, x.ndim - 1))

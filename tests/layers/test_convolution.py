@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import references
 
 from funcnets.initializers import Ones
-from funcnets.layers.convolution import Conv
+from funcnets.layers.convolution import Conv, DepthwiseConv, SeparableConv
 
 KEY = jax.random.key(0)
 
@@ -273,3 +274,165 @@ def test_it_refuses_inputs_before_arithmetic(net, shape, text):
 def test_it_refuses_whole_numbers():
     with pytest.raises(TypeError, match=re.escape("Conv takes floating numbers (batch, *spatial, channels) with one")):
         Conv(4, 3).plan(jnp.ones((1, 8, 1), jnp.uint8))
+
+
+# PyTorch's
+
+
+def from_torch(params):
+    """(features, in // groups, *taps) as (*taps, in // groups, features); a bias as it is."""
+    return {
+        {"weight": "kernel"}.get(name, name): np.moveaxis(array, (1, 0), (-2, -1)) if array.ndim > 1 else array
+        for name, array in params.items()
+    }
+
+
+def check_torch(case, layer, to_params=from_torch):
+    case.check(layer.apply, to_params, to_input=references.channels_last, to_output=references.channels_last)
+
+
+@references.each("convolution", "conv")
+def test_it_is_that_of_torch(case):
+    check_torch(case, Conv(**case.options))
+
+
+@references.each("convolution", "filled")
+def test_with_values_of_its_own_around_it_is_that_of_torch(case):
+    check_torch(case, Conv(**case.options))
+
+
+@references.each("convolution", "depthwise")
+def test_depthwise_is_that_of_torch(case):
+    check_torch(case, DepthwiseConv(**case.options))
+
+
+@references.each("convolution", "separable")
+def test_separable_is_that_of_torch(case):
+    def to_params(params):
+        return {
+            "depthwise": from_torch({"weight": params["depthwise.weight"]}),
+            "pointwise": from_torch({"weight": params["pointwise.weight"], "bias": params["pointwise.bias"]}),
+        }
+
+    check_torch(case, SeparableConv(**case.options), to_params)
+
+
+# Depthwise and separable
+
+
+@pytest.mark.parametrize("padding", PADDINGS, ids=str)
+@pytest.mark.parametrize("multiplier", [1, 2])
+def test_depthwise_is_a_convolution_with_as_many_groups_as_channels(multiplier, padding):
+    given = (padding,) if isinstance(padding, tuple) else padding
+    net = DepthwiseConv(3, multiplier, strides=2, padding=given, dilation=2)
+    same = Conv(3 * multiplier, 3, strides=2, padding=given, dilation=2, groups=3)
+    x = floats(2, 7, 3)
+    params = net.init(KEY, x)
+    assert {name: array.shape for name, array in params.items()} == {
+        "kernel": (3, 1, 3 * multiplier),
+        "bias": (3 * multiplier,),
+    }
+    np.testing.assert_array_equal(net.apply(params, x), same.apply(params, x))
+
+
+def test_depthwise_keeps_channels_apart():
+    net, x = DepthwiseConv(3, multiplier=2), floats(1, 4, 4, 3)
+    sees = jax.jacobian(lambda x: net.apply(net.init(KEY, x), x).sum((0, 1, 2)))(jnp.asarray(x)).sum((1, 2, 3))
+    assert ((np.asarray(sees) != 0) == np.kron(np.eye(3), np.ones((2, 1)))).all()
+
+
+def test_separable_is_depthwise_then_pointwise():
+    x = floats(2, 6, 5, 3)
+    net = SeparableConv(4, (3, 2), 2, strides=2, padding="VALID", dilation=(1, 2), kernel_init=Ones(), bias_init=Ones())
+    assert net["depthwise"] == DepthwiseConv(
+        (3, 2), 2, strides=2, padding="VALID", dilation=(1, 2), use_bias=False, kernel_init=Ones()
+    )
+    assert net["pointwise"] == Conv(4, 1, kernel_init=Ones(), bias_init=Ones())
+    params = net.init(KEY, x)
+    assert jax.tree.map(jnp.shape, params) == {
+        "depthwise": {"kernel": (3, 2, 1, 6)},
+        "pointwise": {"kernel": (1, 1, 6, 4), "bias": (4,)},
+    }
+    y = Conv(4, 1).apply(params["pointwise"], net["depthwise"].apply(params["depthwise"], x))
+    np.testing.assert_array_equal(net.apply(params, x), y)
+    assert list(SeparableConv(4, 3, use_bias=False).init(KEY, x)["pointwise"]) == ["kernel"]
+
+
+def test_separable_takes_initialisers_that_are_functions():
+    net = SeparableConv(4, 3, kernel_init=jax.nn.initializers.ones, bias_init=jax.nn.initializers.ones)
+    assert all((array == 1).all() for array in jax.tree.leaves(net.init(KEY, floats(1, 5, 2))))
+
+
+@pytest.mark.parametrize(
+    "net", [Conv(64, 3, groups=2), DepthwiseConv(3, multiplier=512), SeparableConv(64, 3, multiplier=128)], ids=repr
+)
+def test_initial_values_have_variance_one_over_fan_in(net):
+    for kernel in jax.tree.leaves(net.init(KEY, jax.ShapeDtypeStruct((1, 8, 8, 64), jnp.float32))):
+        if kernel.ndim > 1:
+            np.testing.assert_allclose(np.asarray(kernel).var() * np.prod(kernel.shape[:-1]), 1, rtol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("build", "text"),
+    [
+        (lambda: DepthwiseConv(0), "DepthwiseConv takes kernel_size as a whole number, at least 1, or as one for each"),
+        (
+            lambda: DepthwiseConv(3, 0),
+            "DepthwiseConv takes multiplier as a whole number, at least 1, got 0. It is the number of outputs for each "
+            "channel of the input: multiplier=1",
+        ),
+        (lambda: DepthwiseConv(3, padding="same"), "DepthwiseConv takes padding as 'SAME', 'VALID', 'CAUSAL',"),
+        (lambda: DepthwiseConv((3, 3), strides=(2,)), "DepthwiseConv takes tuples with one entry for each spatial"),
+        (lambda: DepthwiseConv(3, use_bias=0), "DepthwiseConv takes use_bias as True or False, got 0. Write use_bias="),
+        (lambda: SeparableConv(0, 3), "SeparableConv takes features as a whole number, at least 1, got 0. It is the"),
+        (lambda: SeparableConv(4, 0), "SeparableConv takes kernel_size as a whole number, at least 1, or as one for"),
+        (lambda: SeparableConv(4, 3, 1.5), "SeparableConv takes multiplier as a whole number, at least 1, got 1.5. It"),
+        (lambda: SeparableConv(4, 3, dilation=0), "SeparableConv takes dilation as a whole number, at least 1,"),
+        (lambda: SeparableConv(4, 3, use_bias=0), "SeparableConv takes use_bias as True or False, got 0. Write use_"),
+    ],
+)
+def test_depthwise_and_separable_refuse_fields_when_built(build, text):
+    with pytest.raises(ValueError, match=re.escape(text)):
+        build()
+
+
+@pytest.mark.parametrize(
+    ("net", "x", "kind", "text"),
+    [
+        (DepthwiseConv(3), jnp.ones((8, 3)), ValueError, "DepthwiseConv takes (batch, *spatial, channels) with one to"),
+        (DepthwiseConv(3), jnp.ones((1, 8, 3), jnp.int32), TypeError, "DepthwiseConv takes floating numbers (batch,"),
+        (
+            DepthwiseConv(3),
+            jnp.ones((1, 8, 0)),
+            ValueError,
+            "DepthwiseConv takes at least one channel, got float32[1,8,0]. Leave the layer out for none",
+        ),
+        (
+            DepthwiseConv(3, padding="CAUSAL"),
+            jnp.ones((1, 8, 8, 3)),
+            ValueError,
+            "DepthwiseConv with padding='CAUSAL' takes (batch, time, channels), got float32[1,8,8,3]. Over more axes",
+        ),
+        (
+            DepthwiseConv(5, padding="VALID"),
+            jnp.ones((1, 4, 3)),
+            ValueError,
+            "DepthwiseConv takes inputs that hold its window, (5,) along the spatial axes with padding ((0, 0),)",
+        ),
+        (
+            DepthwiseConv(9, padding="REFLECT"),
+            jnp.ones((1, 4, 3)),
+            ValueError,
+            "DepthwiseConv with padding='REFLECT' takes at least 5 positions along an axis that it pads by (4, 4)",
+        ),
+        (
+            SeparableConv(4, (3, 3)),
+            jnp.ones((1, 8, 3)),
+            ValueError,
+            "DepthwiseConv with kernel_size=(3, 3) takes (batch, *spatial, channels) with 2 spatial axes, got",
+        ),
+    ],
+)
+def test_depthwise_and_separable_refuse_inputs_before_arithmetic(net, x, kind, text):
+    with pytest.raises(kind, match=re.escape(text)):
+        net.plan(x)

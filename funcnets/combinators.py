@@ -62,6 +62,9 @@ class Sequential(_Row):
       ['dense_0', 'head']
     """
 
+    def __init__(self, *children: Child, layers: Iterable[Child] = ()) -> None:  # type checkers would make up another
+        super().__init__(*children, layers=layers)
+
     def forward(self, m: Any, *inputs: Any, **kwargs: Any) -> Any:
         if not m.layers:
             return inputs[0] if len(inputs) == 1 else inputs
@@ -92,6 +95,9 @@ class Each(_Row):
       >>> list(siamese.init(jax.random.key(0), jnp.ones((2, 5)), jnp.ones((2, 5))))
       ['encoder']
     """
+
+    def __init__(self, *children: Child, layers: Iterable[Child] = ()) -> None:
+        super().__init__(*children, layers=layers)
 
     def forward(self, m: Any, *inputs: Any) -> tuple[Any, ...]:
         if len(inputs) == 1 and len(self.layers) > 1 and isinstance(inputs[0], tuple):
@@ -134,25 +140,37 @@ class Parallel(_Row):
         self._fill(layers=check_children("Parallel", (*branches, *layers)), merge=merge)
 
     def __post_init__(self) -> None:
-        if not callable(self.merge) and not isinstance(self.merge, Layer) and self.merge not in _MERGES:
-            raise ValueError(
-                f"Parallel merges by {', '.join(map(repr, _MERGES))} or a function of the outputs, got "
-                f"merge={self.merge!r}"
-            )
+        check_merge(self)
 
     def forward(self, m: Any, *inputs: Any, **kwargs: Any) -> Any:
-        outputs = [branch(*inputs, **kwargs) for branch in m.layers]
-        if not isinstance(self.merge, str):
-            return m.merge(*outputs)
-        alike, merge = _MERGES[self.merge]
-        if alike is not None and len({(alike(y.shape), y.dtype) for y in outputs}) > 1:
-            lines = "\n".join(f"  {name}: {show(y)}" for (name, _), y in zip(self._entries(), outputs, strict=True))
-            how = "that agree in all but the last axis" if self.merge == "concat" else "of one shape"
-            raise ValueError(f"merge={self.merge!r} takes outputs {how} and of one dtype, got\n{lines}")
-        return merge(outputs)
+        return merged(m, [branch(*inputs, **kwargs) for branch in m.layers])
 
     def _arguments(self) -> list[str]:
         return super()._arguments() + ([] if self.merge == "concat" else [f"merge={code(self.merge)}"])
+
+
+def check_merge(layer: Any) -> None:
+    """Raises unless the field `merge` of a layer with branches holds a way to merge."""
+    if not callable(layer.merge) and not isinstance(layer.merge, Layer) and layer.merge not in _MERGES:
+        raise ValueError(
+            f"{type(layer).__name__} merges by {', '.join(map(repr, _MERGES))} or a function of the outputs, got "
+            f"merge={layer.merge!r}. Write merge='concat' for outputs side by side along the last axis"
+        )
+
+
+def merged(m: Any, outputs: list[Any]) -> Any:
+    """The outputs of a layer's first children as one, in the way that its field `merge` says."""
+    layer, how = m._scope.layer, m._scope.layer.merge
+    if not isinstance(how, str):
+        return m.merge(*outputs)
+    alike, merge = _MERGES[how]
+    if alike is not None and len({(alike(y.shape), y.dtype) for y in outputs}) > 1:
+        names = [name for name, _ in layer._entries()]
+        lines = "\n".join(f"  {name}: {show(y)}" for name, y in zip(names, outputs, strict=True))
+        takes = "that agree in all but the last axis" if how == "concat" else "of one shape"
+        remedy = "Make them alike, or take merge='tuple' or a function"
+        raise ValueError(f"merge={how!r} takes outputs {takes} and of one dtype, got\n{lines}\n{remedy}")
+    return merge(outputs)
 
 
 def _sum(outputs: list[Any]) -> Any:

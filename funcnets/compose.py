@@ -54,6 +54,14 @@ class Composite(Layer):
     def forward(self, m: Any, *inputs: Any, **kwargs: Any) -> Any:
         raise NotImplementedError(f"{type(self).__name__} has no forward: write def forward(self, m, x)")
 
+    def _parts(self) -> Mapping[str, Any]:
+        """What holds the children, by name: the settings, unless children are made of them."""
+        return self._settings()
+
+    def _with_parts(self, changed: Mapping[str, Any]) -> Layer:
+        """The same composite with other children; one that makes its children gives another that holds them."""
+        return self._with(changed)
+
     def _settled(self) -> None:
         self._set_children(*_name_children(self))
 
@@ -121,15 +129,17 @@ class Wrapper(Composite):
     _is_wrapper: ClassVar[bool] = True
 
     def _settled(self) -> None:
-        owner, parts = type(self).__name__, list(self._parts())
-        for name, _ in parts:
+        owner, parts = type(self).__name__, self._parts()
+        for name in parts:
             _check_field(name, owner)
         layers = [
-            name for name, held in parts if isinstance(held, Layer) or (isinstance(held, tuple) and _holds_layer(held))
+            name
+            for name, held in parts.items()
+            if isinstance(held, Layer) or (isinstance(held, tuple) and _holds_layer(held))
         ]
-        name = layers[0] if layers else next((name for name, held in parts if is_child(held)), None)
+        name = layers[0] if layers else next((name for name, held in parts.items() if is_child(held)), None)
         if name is None or not is_child(getattr(self, name)):
-            held = code(getattr(self, parts[0][0])) if parts else "no field"
+            held = code(next(iter(parts.values()))) if parts else "no field"
             raise TypeError(f"{owner} is a wrapper, which takes a layer or function, got {held}")
         if len(layers) > 1:
             raise TypeError(f"{owner} is a wrapper, which has one child, and got {len(layers)}; subclass fn.Composite")
@@ -172,7 +182,7 @@ def _name_children(net: Composite) -> tuple[list[tuple[str, Layer]], dict[str, i
     found: list[tuple[str | None, Layer]] = []  # None: to be named
     members: dict[str, int | tuple[int, ...]] = {}
     owner = type(net).__name__
-    for name, held in net._parts():
+    for name, held in net._parts().items():
         _check_field(name, owner)
         items = list(_items(held, f"{owner}.{name}"))
         if is_child(held):
@@ -303,11 +313,11 @@ class Composed(Composite):
     def __repr__(self) -> str:
         return f"{call_code('compose', [f'{name}={code(held)}' for name, held in self.parts])}({code(self.function)})"
 
-    def _parts(self) -> Iterable[tuple[str, Any]]:
-        return self.parts
+    def _settings(self) -> Mapping[str, Any]:
+        return dict(self.parts)
 
-    def _with(self, parts: Mapping[str, Any]) -> Composed:
-        return super()._with({"parts": tuple({**dict(self.parts), **parts}.items())})
+    def _with(self, changed: Mapping[str, Any]) -> Composed:
+        return super()._with({"parts": tuple({**dict(self.parts), **changed}.items())})
 
     def _hyperparameters(self) -> tuple[str, ...]:
         return tuple(name for name, _ in self.parts)

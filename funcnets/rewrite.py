@@ -114,7 +114,7 @@ def _changed(layer: Layer, by: New, path: str) -> Layer:
 
 def with_fields(layer: Layer, fields: Mapping[str, Any], path: str = "") -> Layer:
     """A layer with other values of some fields; raises for a field that it does not have."""
-    known = dict(layer._parts())
+    known = layer._settings()
     unknown = [name for name in fields if name not in known]
     if unknown:
         raise ValueError(
@@ -142,17 +142,17 @@ def with_children(net: Composite, children: list[Layer]) -> Layer:
     """A composite with other children in the places of its own, under the same names."""
     old = net._entries()
     names = [name for name, _ in old]
-    parts = dict(net._parts())
+    parts = net._parts()
     for named in (False, True):  # names are given where automatic ones would come out otherwise
-        fields: dict[str, Any] = {}
+        changed: dict[str, Any] = {}
         for field, where in net._members().items():
             if isinstance(where, int):
-                fields[field] = _bare(children[where])
+                changed[field] = _bare(children[where])
             else:
                 items = zip(cast(tuple[Any, ...], parts[field]), where, strict=True)
-                fields[field] = tuple(_item(item, names[i], children[i], named) for item, i in items)
+                changed[field] = tuple(_item(item, names[i], children[i], named) for item, i in items)
         try:
-            new = net._with(fields)
+            new = net._with_parts(changed)
         except ValueError:
             if named:
                 raise

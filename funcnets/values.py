@@ -25,7 +25,7 @@ import math
 import os
 import pickle
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any, ClassVar, NamedTuple, Self, cast, dataclass_transform
 
@@ -70,15 +70,15 @@ class Value:
             object.__setattr__(self, name, value)
         self.__post_init__()
 
-    def _parts(self) -> Iterable[tuple[str, Any]]:
-        """The fields by name."""
-        return ((field.name, getattr(self, field.name)) for field in fields_of(type(self)))
+    def _settings(self) -> Mapping[str, Any]:
+        """What it is made of, by name: its fields."""
+        return {field.name: getattr(self, field.name) for field in fields_of(type(self))}
 
-    def _with(self, parts: Mapping[str, Any]) -> Self:
-        """The same value with some parts changed; it remains built where it was built."""
+    def _with(self, changed: Mapping[str, Any]) -> Self:
+        """The same value with some settings changed; it remains built where it was built."""
         new = object.__new__(type(self))
         object.__setattr__(new, "_created", self.__dict__.get("_created"))
-        new._fill(**{**dict(Value._parts(self)), **parts})
+        new._fill(**{**Value._settings(self), **changed})
         return new
 
     def _settled(self) -> None:

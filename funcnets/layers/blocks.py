@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
 
-from funcnets.combinators import Child
+from funcnets.combinators import Child, Sequential
 from funcnets.compose import Composite
 from funcnets.layer import Layer
 from funcnets.layers.dropout import Dropout
@@ -104,8 +104,11 @@ class MLP(Composite):
             x = layer(x)
         return x
 
-    def _parts(self) -> Iterable[tuple[str, Any]]:
-        return (("layers", self.layers),)
+    def _parts(self) -> dict[str, Any]:
+        return {"layers": self.layers}
+
+    def _with_parts(self, changed: Mapping[str, Any]) -> Layer:
+        return Sequential(layers=changed["layers"])
 
     def _arguments(self) -> list[str]:
         return [*map(code, self.features), *super()._arguments()[1:]]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 
+from funcnets.combinators import Sequential
 from funcnets.compose import Composite
 from funcnets.initializers import LecunNormal, Zeros
 from funcnets.layer import Layer
@@ -214,13 +215,15 @@ class SeparableConv(Composite):
         check_convolution_fields(self)
         check_whole(self, "multiplier", _MULTIPLIER)
 
-    def _parts(self) -> Iterator[tuple[str, Any]]:
+    def _parts(self) -> dict[str, Any]:
         window = (self.kernel_size, self.multiplier, self.strides, self.padding, self.dilation)
-        yield "depthwise", DepthwiseConv(*window, use_bias=False, kernel_init=self.kernel_init)
-        yield (
-            "pointwise",
-            Conv(self.features, 1, use_bias=self.use_bias, kernel_init=self.kernel_init, bias_init=self.bias_init),
-        )
+        kernel_init, bias_init = self.kernel_init, self.bias_init
+        depthwise = DepthwiseConv(*window, use_bias=False, kernel_init=kernel_init)
+        pointwise = Conv(self.features, 1, use_bias=self.use_bias, kernel_init=kernel_init, bias_init=bias_init)
+        return {"depthwise": depthwise, "pointwise": pointwise}
+
+    def _with_parts(self, changed: Mapping[str, Any]) -> Layer:
+        return Sequential(layers={**self._parts(), **changed}.items())
 
     def forward(self, m: Any, x: jax.Array) -> jax.Array:
         return m.pointwise(m.depthwise(x))

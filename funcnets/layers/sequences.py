@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from funcnets.bound import Bound
-from funcnets.combinators import _MERGES
+from funcnets.combinators import check_merge, merged
 from funcnets.compose import Composite, Wrapper
 from funcnets.layer import Layer
 from funcnets.leaves import Param, as_layer
@@ -148,11 +148,7 @@ class Bidirectional(Composite):
                 f"Bidirectional takes two Scans with the same return_carry, got {code(ahead)} and {code(back)}. Set it "
                 f"in both"
             )
-        if not callable(self.merge) and self.merge not in _MERGES:
-            raise ValueError(
-                f"Bidirectional merges by {', '.join(map(repr, _MERGES))} or a function of both outputs, got "
-                f"merge={self.merge!r}. Write merge='concat' for both outputs along the last axis"
-            )
+        check_merge(self)
 
     def forward(self, m: Any, *inputs: Any, **masks: Any) -> Any:
         if len(inputs) == 2 and not (isinstance(inputs[0], tuple) and len(inputs[0]) == 2):
@@ -167,17 +163,5 @@ class Bidirectional(Composite):
             results = m.forward_rnn(*inputs, **masks), m.backward_rnn(*inputs, **masks)
         if len(inputs) == 2 or m.forward_rnn.return_carry:
             carries, outputs = zip(*results, strict=True)
-            return carries, self._merged(m, outputs)
-        return self._merged(m, results)
-
-    def _merged(self, m: Any, outputs: tuple[Any, ...]) -> Any:
-        if not isinstance(self.merge, str):
-            return m.merge(*outputs)
-        alike, merge = _MERGES[self.merge]
-        if alike is not None and len({(alike(y.shape), y.dtype) for y in outputs}) > 1:
-            how = "that agree in all but the last axis" if self.merge == "concat" else "of one shape"
-            raise ValueError(
-                f"Bidirectional with merge={self.merge!r} takes outputs {how} and of one dtype, got {show(outputs)}. "
-                f"Give both cells the same features, or merge='tuple'"
-            )
-        return merge(list(outputs))
+            return carries, merged(m, list(outputs))
+        return merged(m, list(results))

@@ -246,8 +246,8 @@ def test_a_cell_and_a_scan_of_it_make_equal_nets():
         ),
         (
             lambda: fn.Bidirectional(CELL, merge="add"),
-            "Bidirectional merges by 'concat', 'sum', 'mean', 'stack', 'tuple' or a function of both outputs, got "
-            "merge='add'. Write merge='concat' for both outputs along the last axis",
+            "Bidirectional merges by 'concat', 'sum', 'mean', 'stack', 'tuple' or a function of the outputs, got "
+            "merge='add'. Write merge='concat' for outputs side by side along the last axis",
         ),
     ],
 )
@@ -268,8 +268,8 @@ def test_bidirectional_says_what_is_wrong():
     with pytest.raises(
         ValueError,
         match=re.escape(
-            "Bidirectional with merge='sum' takes outputs of one shape and of one dtype, got (float32[3,6,4], "
-            "float32[3,6,5]). Give both cells the same features, or merge='tuple'"
+            "merge='sum' takes outputs of one shape and of one dtype, got\n  forward_rnn: float32[3,6,4]\n  "
+            "backward_rnn: float32[3,6,5]\nMake them alike, or take merge='tuple' or a function"
         ),
     ):
         fn.Bidirectional(CELL, fn.LSTMCell(5), merge="sum").init(KEY, XS)

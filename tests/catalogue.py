@@ -51,6 +51,12 @@ def scale_apply(params, x):
     return x * params["scale"].astype(x.dtype)[None]
 
 
+@fn.compose(moe=fn.MixtureOfExperts(3, 4))
+def mixed(m, x):
+    y, _ = m.moe(x)
+    return y
+
+
 block = fn.Sequential(fn.Dense(3), fn.BatchNorm(), jax.nn.relu, fn.Dropout(0.5))
 
 ROWS = [
@@ -70,6 +76,7 @@ ROWS = [
     Row("Dropout", fn.Dropout(0.4), (floats(2, 5),)),
     Row("Embedding", fn.Embedding(7, 3), (ids(2, 4),)),
     Row("Unembed", fn.Sequential(("embed", fn.Embedding(7, 3)), jnp.tanh, ("embed", fn.Unembed())), (ids(2, 4),)),
+    Row("MixtureOfExperts", mixed, (floats(3, 2, 4),)),
     Row("Flatten", fn.Flatten(), (floats(2, 3, 4),)),
     Row("Identity", fn.Identity(), (floats(2, 3),)),
     Row("Sequential", fn.Sequential(fn.Dense(4), jax.nn.relu, ("head", fn.Dense(2))), (floats(2, 3),)),

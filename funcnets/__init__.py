@@ -36,6 +36,8 @@ from funcnets.layers.pooling import GlobalMaxPool as GlobalMaxPool
 from funcnets.layers.pooling import MaxPool as MaxPool
 from funcnets.layers.shaping import Flatten as Flatten
 from funcnets.layers.shaping import Identity as Identity
+from funcnets.layers.state_space import LRU as LRU
+from funcnets.layers.state_space import RGLRU as RGLRU
 from funcnets.leaves import Constant as Constant
 from funcnets.leaves import Param as Param
 from funcnets.leaves import pair as pair

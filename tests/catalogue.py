@@ -77,6 +77,8 @@ ROWS = [
     Row("Embedding", fn.Embedding(7, 3), (ids(2, 4),)),
     Row("Unembed", fn.Sequential(("embed", fn.Embedding(7, 3)), jnp.tanh, ("embed", fn.Unembed())), (ids(2, 4),)),
     Row("MixtureOfExperts", mixed, (floats(3, 2, 4),)),
+    Row("LRU", fn.LRU(3), (floats(2, 5, 4),)),
+    Row("RGLRU", fn.RGLRU(blocks=2), (floats(2, 5, 4),)),
     Row("Flatten", fn.Flatten(), (floats(2, 3, 4),)),
     Row("Identity", fn.Identity(), (floats(2, 3),)),
     Row("Sequential", fn.Sequential(fn.Dense(4), jax.nn.relu, ("head", fn.Dense(2))), (floats(2, 3),)),

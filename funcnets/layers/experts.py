@@ -11,10 +11,9 @@ import jax.numpy as jnp
 from funcnets.initializers import LecunNormal
 from funcnets.layer import Layer
 from funcnets.layers.fields import check_flag, check_whole, refusal
-from funcnets.layers.inputs import check_floats
+from funcnets.layers.inputs import check_floats, check_mask
 from funcnets.layers.promotion import at_least_float32, in_dtype_of
 from funcnets.leaves import Initializer, Param
-from funcnets.shapes import is_array, show
 
 _Product = Callable[[jax.Array, jax.Array], jax.Array]  # rows (n, in), kernel (experts, in, out) → (n, out)
 
@@ -121,7 +120,7 @@ class MixtureOfExperts(Layer):
         self, p: dict[str, jax.Array], x: jax.Array, mask: jax.Array | None = None
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         if mask is not None:
-            self._check_mask(x, mask)
+            check_mask(self, "mask", mask, x, x.shape[:-1])
         tokens = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
         wide = at_least_float32(tokens)
         logits = wide @ in_dtype_of(wide, p["router"])  # (tokens, experts)
@@ -155,17 +154,6 @@ class MixtureOfExperts(Layer):
             "load_balancing": self.experts * jnp.sum(share * probability),
             "z": squares.sum(where=counts) / total,
         }
-
-    def _check_mask(self, x: jax.Array, mask: jax.Array) -> None:
-        if not is_array(mask) or mask.dtype != bool:
-            raise TypeError(
-                f"MixtureOfExperts takes a boolean mask (...), got {show(mask)}. Compare first: mask=ids != padding"
-            )
-        if mask.shape != x.shape[:-1]:
-            raise ValueError(
-                f"MixtureOfExperts takes a mask with x's axes but the last, {x.shape[:-1]}, got {show(mask)} beside "
-                f"{show(x)}. Broadcast it first: jnp.broadcast_to(mask, x.shape[:-1])"
-            )
 
 
 # Where the pairs of a token and its expert stand so that one product takes them all. Each layout gives, for the chosen

@@ -261,13 +261,13 @@ def test_it_refuses_fields_when_built(fields, text):
         (
             (jnp.ones((2, 3)), jnp.ones(2)),
             TypeError,
-            "MixtureOfExperts takes a boolean mask (...), got float32[2]. Compare first: mask=ids != padding",
+            "MixtureOfExperts takes mask as booleans, got float32[2]. Compare first: ids != padding",
         ),
         (
             (jnp.ones((2, 3)), jnp.ones(3, bool)),
             ValueError,
-            "MixtureOfExperts takes a mask with x's axes but the last, (2,), got bool[3] beside float32[2,3]. "
-            "Broadcast it first",
+            "MixtureOfExperts takes mask as bool[2] beside float32[2,3], got bool[3]. Broadcast it first: "
+            "jnp.broadcast_to(mask, (2,))",
         ),
     ],
 )

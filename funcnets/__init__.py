@@ -34,6 +34,7 @@ from funcnets.layers.pooling import AvgPool as AvgPool
 from funcnets.layers.pooling import GlobalAvgPool as GlobalAvgPool
 from funcnets.layers.pooling import GlobalMaxPool as GlobalMaxPool
 from funcnets.layers.pooling import MaxPool as MaxPool
+from funcnets.layers.quantization import VectorQuantizer as VectorQuantizer
 from funcnets.layers.shaping import Flatten as Flatten
 from funcnets.layers.shaping import Identity as Identity
 from funcnets.layers.state_space import LRU as LRU

@@ -57,6 +57,12 @@ def mixed(m, x):
     return y
 
 
+@fn.compose(quantizer=fn.VectorQuantizer(5))
+def quantised(m, x):
+    y, _ = m.quantizer(x)
+    return y
+
+
 block = fn.Sequential(fn.Dense(3), fn.BatchNorm(), jax.nn.relu, fn.Dropout(0.5))
 
 ROWS = [
@@ -79,6 +85,8 @@ ROWS = [
     Row("MixtureOfExperts", mixed, (floats(3, 2, 4),)),
     Row("LRU", fn.LRU(3), (floats(2, 5, 4),)),
     Row("RGLRU", fn.RGLRU(blocks=2), (floats(2, 5, 4),)),
+    Row("VectorQuantizer", quantised, (floats(3, 2, 4),)),
+    Row("VectorQuantizer", fn.compose(quantizer=fn.VectorQuantizer(5, decay=None))(quantised), (floats(3, 2, 4),)),
     Row("Flatten", fn.Flatten(), (floats(2, 3, 4),)),
     Row("Identity", fn.Identity(), (floats(2, 3),)),
     Row("Sequential", fn.Sequential(fn.Dense(4), jax.nn.relu, ("head", fn.Dense(2))), (floats(2, 3),)),

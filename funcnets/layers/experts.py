@@ -28,7 +28,8 @@ class MixtureOfExperts(Layer):
     The losses that keep the experts in use are returned beside y, for the training loss to weigh and add; 0.01 and
     0.001 are usual weights. With f_e the share of all choices that fell on expert e, and p_e the mean of its
     softmax(logits), load_balancing = experts · Σ f_e p_e, which is 1 at perfect balance and grows as tokens gather at
-    few experts. z is the mean of log(Σ exp(logits))², which keeps logits small.
+    few experts. z is the mean of log(Σ exp(logits))², which keeps logits small. In a `Repeat` they travel with what is
+    carried: a body that takes and returns (x, loss).
 
     Args:
       experts: The number of experts.

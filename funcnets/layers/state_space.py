@@ -38,19 +38,18 @@ class _LinearRecurrence(OptionalState):
         p = {name: in_dtype_of(wide, array) for name, array in p.items()}
         a, b = self._terms(p, wide)
         a = a if reset is None else jnp.where(reset[..., None], jnp.zeros_like(a), a)
-        start = None if state is None else state["carry"].astype(b.dtype)
-        h = _scan(a, b, start)
+        h = _scan(a, b, None if state is None else state["carry"].astype(b.dtype))
         y = self._read(p, h, wide).astype(x.dtype)
-        if state is None or start is None:
+        if state is None:
             return y
-        end = h[..., -1, :] if x.shape[-2] else start
-        return y, {"carry": end.astype(state["carry"].dtype)}
+        return y, {"carry": h[..., -1, :].astype(state["carry"].dtype)} if x.shape[-2] else state
 
     def _terms(self, p: dict[str, jax.Array], x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """a and b (..., time, state); axes of a may be 1."""
+        """a and b (..., time, width of h); axes of a may be 1."""
         raise NotImplementedError
 
     def _read(self, p: dict[str, jax.Array], h: jax.Array, x: jax.Array) -> jax.Array:
+        """y (..., time, features)."""
         raise NotImplementedError
 
 
@@ -77,21 +76,21 @@ class LRU(_LinearRecurrence):
     and diagonal, where log λ = −exp(decay) + i · exp(phase), so that |λ| < 1 whatever is learned.
 
     Args:
-      state: The width of h.
+      hidden: The width of h.
       r_min, r_max: The ring in which λ starts, uniformly over its area: r_min ≤ |λ| < r_max. Long sequences take it
         near 1.
       max_phase: The largest angle of λ at the start; π/10 or less for long sequences.
       carry: Whether h goes on from call to call in the state, for a sequence that comes in parts.
 
     Params:
-      decay: (state,), log(−log |λ|)
-      phase: (state,), log of λ's angle
-      input_kernel: (2, features, state), real and imaginary parts
-      output_kernel: (2, state, features), likewise
+      decay: (hidden,), log(−log |λ|)
+      phase: (hidden,), log of λ's angle
+      input_kernel: (2, features, hidden), real and imaginary parts
+      output_kernel: (2, hidden, features), likewise
       skip: (features,)
 
     States:
-      carry: (..., state), complex64; with carry=True. To start from some h, write it there.
+      carry: (..., hidden), complex64; with carry=True. To start from some h, write it there.
 
     Inputs: x (..., time, features), floating; optionally reset (..., time), True where a new sequence begins, which
       sees nothing before it → the same shape and dtype as x. h is complex64 at least.
@@ -113,14 +112,14 @@ class LRU(_LinearRecurrence):
       True
     """
 
-    state: int
+    hidden: int
     r_min: float = 0.0
     r_max: float = 1.0
     max_phase: float = 2 * math.pi
     carry: bool = False
 
     def __post_init__(self) -> None:
-        check_whole(self, "state", "It is the width of the recurrence; that of y comes from the sample: LRU(64)")
+        check_whole(self, "hidden", "It is the width of h; that of y comes from the sample: LRU(64)")
         _check_ring(self, "r_min", "r_max", "A ring near 1 remembers long: LRU(64, r_min=0.9, r_max=0.999)")
         if not _is_number(self.max_phase) or not 0 < self.max_phase <= 2 * math.pi:
             raise refusal(self, "max_phase", "as an angle above 0, at most 2π", "Write max_phase=math.pi / 10")
@@ -133,15 +132,15 @@ class LRU(_LinearRecurrence):
         check_floats(self, x, "(..., time, features)", 2)
         features = x.shape[-1]
         return {
-            "decay": Param((self.state,), RingDecay(self.r_min, self.r_max)),
-            "phase": Param((self.state,), LogUniform(self.max_phase)),
-            "input_kernel": Param((2, features, self.state), VarianceScaling(0.5, "fan_in", "normal", batch_axis=0)),
-            "output_kernel": Param((2, self.state, features), VarianceScaling(1.0, "fan_in", "normal", batch_axis=0)),
+            "decay": Param((self.hidden,), RingDecay(self.r_min, self.r_max)),
+            "phase": Param((self.hidden,), LogUniform(self.max_phase)),
+            "input_kernel": Param((2, features, self.hidden), VarianceScaling(0.5, "fan_in", "normal", batch_axis=0)),
+            "output_kernel": Param((2, self.hidden, features), VarianceScaling(1.0, "fan_in", "normal", batch_axis=0)),
             "skip": Param((features,), Normal(1.0)),
         }
 
     def states(self, x: jax.ShapeDtypeStruct) -> dict[str, Param]:
-        return {"carry": Param((*x.shape[:-2], self.state), Zeros(), "complex64")}
+        return {"carry": Param((*x.shape[:-2], self.hidden), Zeros(), "complex64")}
 
     def _terms(self, p: dict[str, jax.Array], x: jax.Array) -> tuple[jax.Array, jax.Array]:
         log_radius = -jnp.exp(p["decay"])

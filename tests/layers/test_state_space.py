@@ -95,7 +95,7 @@ def close(ours, theirs, tolerance=1e-5):
 
 
 each_layer = pytest.mark.parametrize("layer", [LRU(3), RGLRU(), RGLRU(blocks=2)], ids=repr)
-each_kind = pytest.mark.parametrize(("kind", "fields"), [(LRU, {"state": 3}), (RGLRU, {"blocks": 2})])
+each_kind = pytest.mark.parametrize(("kind", "fields"), [(LRU, {"hidden": 3}), (RGLRU, {"blocks": 2})])
 
 
 @each_layer
@@ -216,7 +216,7 @@ def test_initialisers_are_finite_up_to_the_ends_and_keep_to_dtypes(initializer):
     [
         (
             lambda: LRU(0),
-            "LRU takes state as a whole number, at least 1, got 0. It is the width of the recurrence; that",
+            "LRU takes hidden as a whole number, at least 1, got 0. It is the width of h; that of y comes",
         ),
         (lambda: LRU(3, r_max=1.5), "LRU takes r_max as a number above 0, at most 1, got 1.5. A ring near 1 remembers"),
         (lambda: LRU(3, r_min=0.9, r_max=0.9), "LRU takes r_min as a number from 0 up to r_max=0.9, got 0.9. A ring"),

@@ -44,6 +44,7 @@ from funcnets.layers.embedding import Embedding as Embedding
 from funcnets.layers.embedding import Unembed as Unembed
 from funcnets.layers.linear import Bias as Bias
 from funcnets.layers.linear import Bilinear as Bilinear
+from funcnets.layers.experts import MixtureOfExperts as MixtureOfExperts
 from funcnets.layers.linear import Dense as Dense
 from funcnets.layers.linear import Scale as Scale
 from funcnets.layers.local_convolution import LocallyConnected as LocallyConnected
@@ -79,6 +80,11 @@ from funcnets.layers.shaping import Reshape as Reshape
 from funcnets.layers.shaping import Transpose as Transpose
 from funcnets.layers.transposed_convolution import ConvTranspose as ConvTranspose
 from funcnets.layers.unpooling import MaxUnpool as MaxUnpool
+from funcnets.layers.quantization import VectorQuantizer as VectorQuantizer
+from funcnets.layers.shaping import Flatten as Flatten
+from funcnets.layers.shaping import Identity as Identity
+from funcnets.layers.state_space import LRU as LRU
+from funcnets.layers.state_space import RGLRU as RGLRU
 from funcnets.leaves import Constant as Constant
 from funcnets.leaves import Param as Param
 from funcnets.leaves import pair as pair

@@ -52,6 +52,18 @@ def scale_apply(params, x):
     return x * params["scale"].astype(x.dtype)[None]
 
 
+@fn.compose(moe=fn.MixtureOfExperts(3, 4))
+def mixed(m, x):
+    y, _ = m.moe(x)
+    return y
+
+
+@fn.compose(quantizer=fn.VectorQuantizer(5))
+def quantised(m, x):
+    y, _ = m.quantizer(x)
+    return y
+
+
 block = fn.Sequential(fn.Dense(3), fn.BatchNorm(), jax.nn.relu, fn.Dropout(0.5))
 
 ROWS = [
@@ -114,6 +126,11 @@ ROWS = [
     Row("GaussianDropout", fn.GaussianDropout(0.4), (floats(2, 5),)),
     Row("Embedding", fn.Embedding(7, 3), (ids(2, 4),)),
     Row("Unembed", fn.Sequential(("embed", fn.Embedding(7, 3)), jnp.tanh, ("embed", fn.Unembed())), (ids(2, 4),)),
+    Row("MixtureOfExperts", mixed, (floats(3, 2, 4),)),
+    Row("LRU", fn.LRU(3), (floats(2, 5, 4),)),
+    Row("RGLRU", fn.RGLRU(blocks=2), (floats(2, 5, 4),)),
+    Row("VectorQuantizer", quantised, (floats(3, 2, 4),)),
+    Row("VectorQuantizer", fn.compose(quantizer=fn.VectorQuantizer(5, decay=None))(quantised), (floats(3, 2, 4),)),
     Row("Flatten", fn.Flatten(), (floats(2, 3, 4),)),
     Row("Reshape", fn.Reshape(2, -1), (floats(2, 3, 4),)),
     Row("Transpose", fn.Transpose(2, 1), (floats(2, 3, 4),)),

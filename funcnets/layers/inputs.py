@@ -50,3 +50,16 @@ def check_rank(layer: Layer, x: Any, axes: str, least: int, most: float = math.i
             f"{type(layer).__name__} takes {axes}, got {show(x)}. Merge the leading axes first with a reshape, or "
             f"map over them with jax.vmap"
         )
+
+
+def check_mask(layer: Layer, name: str, mask: Any, x: Any, shape: tuple[int, ...]) -> None:
+    """Raises unless an input that says which parts of x are meant is boolean and of this shape."""
+    if not is_array(mask) or mask.dtype != bool:
+        raise TypeError(
+            f"{type(layer).__name__} takes {name} as booleans, got {show(mask)}. Compare first: ids != padding"
+        )
+    if mask.shape != shape:
+        raise ValueError(
+            f"{type(layer).__name__} takes {name} as bool[{','.join(map(str, shape))}] beside {show(x)}, got "
+            f"{show(mask)}. Broadcast it first: jnp.broadcast_to({name}, {shape})"
+        )

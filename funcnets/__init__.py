@@ -42,9 +42,9 @@ from funcnets.layers.dropout import GaussianNoise as GaussianNoise
 from funcnets.layers.einsum import Einsum as Einsum
 from funcnets.layers.embedding import Embedding as Embedding
 from funcnets.layers.embedding import Unembed as Unembed
+from funcnets.layers.experts import MixtureOfExperts as MixtureOfExperts
 from funcnets.layers.linear import Bias as Bias
 from funcnets.layers.linear import Bilinear as Bilinear
-from funcnets.layers.experts import MixtureOfExperts as MixtureOfExperts
 from funcnets.layers.linear import Dense as Dense
 from funcnets.layers.linear import Scale as Scale
 from funcnets.layers.local_convolution import LocallyConnected as LocallyConnected
@@ -63,6 +63,7 @@ from funcnets.layers.pooling import LpPool as LpPool
 from funcnets.layers.pooling import MaxPool as MaxPool
 from funcnets.layers.pooling import MinPool as MinPool
 from funcnets.layers.pooling import SumPool as SumPool
+from funcnets.layers.quantization import VectorQuantizer as VectorQuantizer
 from funcnets.layers.recurrent import ConvLSTMCell as ConvLSTMCell
 from funcnets.layers.recurrent import GRUCell as GRUCell
 from funcnets.layers.recurrent import LSTMCell as LSTMCell
@@ -78,13 +79,10 @@ from funcnets.layers.shaping import Identity as Identity
 from funcnets.layers.shaping import Rearrange as Rearrange
 from funcnets.layers.shaping import Reshape as Reshape
 from funcnets.layers.shaping import Transpose as Transpose
-from funcnets.layers.transposed_convolution import ConvTranspose as ConvTranspose
-from funcnets.layers.unpooling import MaxUnpool as MaxUnpool
-from funcnets.layers.quantization import VectorQuantizer as VectorQuantizer
-from funcnets.layers.shaping import Flatten as Flatten
-from funcnets.layers.shaping import Identity as Identity
 from funcnets.layers.state_space import LRU as LRU
 from funcnets.layers.state_space import RGLRU as RGLRU
+from funcnets.layers.transposed_convolution import ConvTranspose as ConvTranspose
+from funcnets.layers.unpooling import MaxUnpool as MaxUnpool
 from funcnets.leaves import Constant as Constant
 from funcnets.leaves import Param as Param
 from funcnets.leaves import pair as pair

@@ -16,15 +16,17 @@ them:
             return x @ p["kernel"]
 
 A leaf's forward names what else it needs and gets just that: `forward(self, p, x, *, key, train)`; one that names
-`state` declares it in `states(self, x)` as `params` does, and returns (output, new state). `params` and `states` read
-only `.shape` and `.dtype`. A leaf that declares nothing reads what stands under its name: that is how an output head
-shares an embedding's table. A *composite* (see `funcnets.compose`) has children and calls them.
+`state` declares it in `states(self, x)` as `params` does, and returns (output, new state). With a default,
+`state=None`, it is given only where something is declared, and returns the output alone where nothing is. `params` and
+`states` read only `.shape` and `.dtype`. A leaf that declares nothing reads what stands under its name: that is how an
+output head shares an embedding's table. A *composite* (see `funcnets.compose`) has children and calls them.
 
 Laws, for every layer:
 
     layer.apply(layer.init(key, x), x)                   has the shapes of  layer.plan(x).output
     layer.init(key, x) == layer.init(key, spec of x)     bit for bit, also under jit and vmap
     y, state = layer.apply(params, x, state=state)       keeps the structure of state; without train, its content too
+                                                         (save what goes on in evaluation: a cache, a carry)
 """
 
 from __future__ import annotations
@@ -195,9 +197,10 @@ class Layer(Value):
         if wants.key:
             extra["key"] = scope.own_key(both_modes=not wants.train, required=wants.key_required)
         p = scope.own_params(self._declares("params", inputs, kwargs))
-        if not wants.state:
+        declared = self._declares("states", inputs, kwargs) if wants.state else {}
+        if not wants.state or not (declared or wants.state_required or scope.read_state()):
             return self.forward(p, *inputs, **kwargs, **extra)
-        old = scope.own_state(self._declares("states", inputs, kwargs))
+        old = scope.own_state(declared)
         result = self.forward(p, *inputs, **kwargs, **extra, state=old)
         if not isinstance(result, tuple) or len(result) != 2:
             raise TypeError(
@@ -349,6 +352,7 @@ class _Wants(NamedTuple):
     key_required: bool
     train: bool
     state: bool
+    state_required: bool
 
 
 @functools.cache
@@ -360,14 +364,15 @@ def wants_of(forward: Any, skip: int) -> _Wants:
     """What a forward names, after its first parameters."""
     parameters = list(inspect.signature(forward).parameters.values())[skip:]
     named = {p.name: p for p in parameters if p.name in _MODES and p.kind is p.KEYWORD_ONLY}
-    key = named.get("key")
+    key, state = named.get("key"), named.get("state")
     several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     return _Wants(
         inputs=sum(p.kind not in several and p.default is p.empty and p.name not in named for p in parameters),
         key=key is not None,
         key_required=key is not None and key.default is key.empty,
         train="train" in named,
-        state="state" in named,
+        state=state is not None,
+        state_required=state is not None and state.default is state.empty,
     )
 
 

@@ -419,3 +419,29 @@ def test_init_and_its_kin_are_final():
         class Wrong(fn.Layer):
             def apply(self, params, x):
                 return x
+
+
+class MaybeCounting(fn.Layer):
+    counts: bool
+
+    def states(self, x):
+        return {"calls": fn.Param((), fn.initializers.Zeros())} if self.counts else {}
+
+    def forward(self, p, x, *, state=None):
+        return x if state is None else (x, {"calls": state["calls"] + 1})
+
+
+def test_a_state_with_a_default_is_given_where_one_is_declared():
+    with_state, without = (fn.Sequential(("it", MaybeCounting(counts))) for counts in (True, False))
+    state = with_state.init_state(X)
+    assert list(state) == ["it"]
+    _, state = with_state.apply({}, X, state=state)
+    assert state["it"]["calls"] == 1
+    with pytest.raises(ValueError, match="it: MaybeCounting.* carries state, and none was given"):
+        with_state.apply({}, X)
+    assert without.init_state(X) == {}
+    same, kept = without.apply({}, X, state={})
+    assert kept == {}
+    np.testing.assert_array_equal(without.apply({}, X), same)
+    with pytest.raises(ValueError, match=r"takes state \{\} for these inputs, but there is \{'calls'"):
+        without.apply({}, X, state=with_state.init_state(X))

@@ -9,14 +9,14 @@ import jax
 import jax.numpy as jnp
 
 from funcnets.initializers import LecunUniform, Ones
+from funcnets.layer import Layer
 from funcnets.layers.fields import check_share, check_whole, refusal
 from funcnets.layers.inputs import check_floats
 from funcnets.layers.promotion import at_least_float32, in_dtype_of
-from funcnets.layers.stateful import OptionalState
 from funcnets.leaves import Initializer, Param
 
 
-class VectorQuantizer(OptionalState):
+class VectorQuantizer(Layer):
     """y = the row of the codebook that is nearest to x, and dy/dx = 1: gradients go straight through to x.
 
     With a decay, the codebook follows what is quantised. In training the state moves towards the batch, new = decay ·
@@ -80,14 +80,13 @@ class VectorQuantizer(OptionalState):
         if self.epsilon == 0:
             raise refusal(self, "epsilon", "as a number above 0, below 1", "Leave it out for 1e-5")
 
-    def _carries(self) -> bool:
-        return self.decay is not None
-
     def params(self, x: jax.ShapeDtypeStruct) -> dict[str, Param]:
         check_floats(self, x, "(..., features)", 1)
         return {"table": Param((self.codes, x.shape[-1]), self.table_init)} if self.decay is None else {}
 
     def states(self, x: jax.ShapeDtypeStruct) -> dict[str, Param]:
+        if self.decay is None:
+            return {}
         return {
             "counts": Param((self.codes,), Ones()),
             "sums": Param((self.codes, x.shape[-1]), self.table_init),

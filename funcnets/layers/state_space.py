@@ -14,14 +14,13 @@ from funcnets.layer import Layer
 from funcnets.layers.fields import check_flag, check_whole, refusal
 from funcnets.layers.inputs import check_floats, check_mask
 from funcnets.layers.promotion import at_least_float32, in_dtype_of, per_channel
-from funcnets.layers.stateful import OptionalState
 from funcnets.leaves import Param
 from funcnets.shapes import show
 
 _CARRY = "Write carry=True to keep the last h in the state, from call to call"
 
 
-class _LinearRecurrence(OptionalState):
+class _LinearRecurrence(Layer):
     """What a linear recurrence has in common: the scan, the carry and the reset."""
 
     def forward(
@@ -125,9 +124,6 @@ class LRU(_LinearRecurrence):
             raise refusal(self, "max_phase", "as an angle above 0, at most 2π", "Write max_phase=math.pi / 10")
         check_flag(self, "carry", _CARRY)
 
-    def _carries(self) -> bool:
-        return self.carry
-
     def params(self, x: jax.ShapeDtypeStruct) -> dict[str, Param]:
         check_floats(self, x, "(..., time, features)", 2)
         features = x.shape[-1]
@@ -140,7 +136,7 @@ class LRU(_LinearRecurrence):
         }
 
     def states(self, x: jax.ShapeDtypeStruct) -> dict[str, Param]:
-        return {"carry": Param((*x.shape[:-2], self.hidden), Zeros(), "complex64")}
+        return {"carry": Param((*x.shape[:-2], self.hidden), Zeros(), "complex64")} if self.carry else {}
 
     def _terms(self, p: dict[str, jax.Array], x: jax.Array) -> tuple[jax.Array, jax.Array]:
         log_radius = -jnp.exp(p["decay"])
@@ -199,9 +195,6 @@ class RGLRU(_LinearRecurrence):
         _check_ring(self, "a_min", "a_max", "Leave them out for 0.9 and 0.999")
         check_flag(self, "carry", _CARRY)
 
-    def _carries(self) -> bool:
-        return self.carry
-
     def params(self, x: jax.ShapeDtypeStruct) -> dict[str, Param]:
         check_floats(self, x, "(..., time, features)", 2)
         features = x.shape[-1]
@@ -221,7 +214,7 @@ class RGLRU(_LinearRecurrence):
         }
 
     def states(self, x: jax.ShapeDtypeStruct) -> dict[str, Param]:
-        return {"carry": Param((*x.shape[:-2], x.shape[-1]), Zeros())}
+        return {"carry": Param((*x.shape[:-2], x.shape[-1]), Zeros())} if self.carry else {}
 
     def _terms(self, p: dict[str, jax.Array], x: jax.Array) -> tuple[jax.Array, jax.Array]:
         r, i = (self._gate(x, p[f"{name}_kernel"], p[f"{name}_bias"]) for name in ("recurrence", "input"))

@@ -284,7 +284,7 @@ def test_blocks_divide_the_features():
 def test_a_state_is_taken_only_where_it_is_carried():
     params, x = made(LRU(3), 2, 4)
     state = LRU(3, carry=True).init_state(x)
-    with pytest.raises(ValueError, match="unread"):
+    with pytest.raises(ValueError, match=r"takes state \{\} for these inputs, but there is"):
         LRU(3).apply(params, x, state=state)
     with pytest.raises(ValueError, match="carries state, and none was given"):
         LRU(3, carry=True).apply(params, x)

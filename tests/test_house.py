@@ -16,6 +16,7 @@ PACKAGE = pathlib.Path(fn.__file__).parent
 
 # From the ground up: a room imports only from rooms named before it.
 FLOORS = [
+    "values", "shapes", "params", "random", "initializers", "record", "scope",
     "bound", "plan", "layer", "leaves", "compose", "rewrite", "parametrize",
     "combinators", "scan", "wrappers", "loops", "layers", "train", "checkpoint",
 ]  # fmt: skip

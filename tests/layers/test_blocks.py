@@ -43,7 +43,6 @@ def floats(*shape, seed=0):
         ),
     ],
     ids=["plain", "one", "final", "dropout", "learned"],
-    ids=lambda held: repr(held),
 )
 def test_mlp_is_the_row_of_its_layers_in_parameters_output_and_randomness(mlp, row):
     x = floats(3, 6)

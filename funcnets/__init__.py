@@ -20,6 +20,7 @@ from funcnets.compose import Composite as Composite
 from funcnets.compose import Wrapper as Wrapper
 from funcnets.compose import compose as compose
 from funcnets.layer import Layer as Layer
+from funcnets.layers.attention import Attention as Attention
 from funcnets.layers.convolution import Conv as Conv
 from funcnets.layers.dropout import Dropout as Dropout
 from funcnets.layers.embedding import Embedding as Embedding
@@ -33,8 +34,14 @@ from funcnets.layers.pooling import AvgPool as AvgPool
 from funcnets.layers.pooling import GlobalAvgPool as GlobalAvgPool
 from funcnets.layers.pooling import GlobalMaxPool as GlobalMaxPool
 from funcnets.layers.pooling import MaxPool as MaxPool
+from funcnets.layers.position_bias import ALiBi as ALiBi
+from funcnets.layers.position_bias import RelativeBias as RelativeBias
+from funcnets.layers.positions import PositionEmbedding as PositionEmbedding
+from funcnets.layers.positions import SinusoidalPositions as SinusoidalPositions
+from funcnets.layers.positions import rotary as rotary
 from funcnets.layers.shaping import Flatten as Flatten
 from funcnets.layers.shaping import Identity as Identity
+from funcnets.layers.transformer import TransformerBlock as TransformerBlock
 from funcnets.leaves import Constant as Constant
 from funcnets.leaves import Param as Param
 from funcnets.leaves import pair as pair

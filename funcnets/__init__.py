@@ -24,6 +24,7 @@ from funcnets.layers.attention import Attention as Attention
 from funcnets.layers.convolution import Conv as Conv
 from funcnets.layers.dropout import Dropout as Dropout
 from funcnets.layers.embedding import Embedding as Embedding
+from funcnets.layers.embedding import EmbeddingBag as EmbeddingBag
 from funcnets.layers.embedding import Unembed as Unembed
 from funcnets.layers.linear import Dense as Dense
 from funcnets.layers.normalization import BatchNorm as BatchNorm

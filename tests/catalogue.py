@@ -69,6 +69,7 @@ ROWS = [
     Row("GroupNorm", fn.GroupNorm(2), (floats(2, 3, 3, 4),)),
     Row("Dropout", fn.Dropout(0.4), (floats(2, 5),)),
     Row("Embedding", fn.Embedding(7, 3), (ids(2, 4),)),
+    Row("EmbeddingBag", fn.EmbeddingBag(7, 3), (ids(2, 4),)),
     Row("Unembed", fn.Sequential(("embed", fn.Embedding(7, 3)), jnp.tanh, ("embed", fn.Unembed())), (ids(2, 4),)),
     Row("Attention", fn.Attention(2), (floats(2, 3, 4),)),
     Row(

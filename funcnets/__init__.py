@@ -19,6 +19,7 @@ from funcnets.combinators import Sequential as Sequential
 from funcnets.compose import Composite as Composite
 from funcnets.compose import Wrapper as Wrapper
 from funcnets.compose import compose as compose
+from funcnets.generate import generate as generate
 from funcnets.layer import Layer as Layer
 from funcnets.layers.attention import Attention as Attention
 from funcnets.layers.convolution import Conv as Conv

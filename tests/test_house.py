@@ -18,7 +18,7 @@ PACKAGE = pathlib.Path(fn.__file__).parent
 FLOORS = [
     "values", "shapes", "random", "initializers", "record", "scope",
     "bound", "plan", "layer", "leaves", "compose",
-    "combinators", "wrappers", "loops", "layers", "train", "checkpoint",
+    "combinators", "wrappers", "loops", "layers", "generate", "train", "checkpoint",
 ]  # fmt: skip
 
 

@@ -98,7 +98,7 @@ def _check_rotary(x: Any, positions: jax.Array, turned: int) -> None:
         )
 
 
-class _Positions(Composite):
+class Positions(Composite):
     """A layer that adds something by positions; `counting` gives it a counter."""
 
     _: KW_ONLY
@@ -149,7 +149,7 @@ class _Table(Layer):
         return x + found.astype(x.dtype)
 
 
-class PositionEmbedding(_Positions):
+class PositionEmbedding(Positions):
     """y = x + table[position]: a learned vector for each position from 0 to length − 1, added to the tokens.
 
     A position outside that range gives NaN rather than another one's vector.
@@ -202,7 +202,7 @@ class PositionEmbedding(_Positions):
         return m.table(x, at)
 
 
-class SinusoidalPositions(_Positions):
+class SinusoidalPositions(Positions):
     """y = x + [sin(position · rate₀), cos(position · rate₀), sin(position · rate₁), …], rateᵢ = base^(−2 i / features).
 
     Args:

@@ -139,7 +139,7 @@ def _generate(
     ids = jnp.zeros((len(prompt), steps), jnp.int32).at[:, 0].set(first)
     carry = jnp.int32(1), ids, first, ends(first), state
     i, ids, last, _, _ = jax.lax.while_loop(goes_on, step, carry)
-    return jnp.where(jnp.arange(steps)[None] < i, ids, last[:, None])
+    return jnp.where(jnp.arange(steps, dtype=jnp.int32)[None] < i, ids, last[:, None])
 
 
 def _of_last(logits: jax.Array, mask: jax.Array | None = None) -> jax.Array:

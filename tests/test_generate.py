@@ -140,6 +140,15 @@ def test_draws_repeat_with_the_key_and_differ_with_another():
     np.testing.assert_array_equal(run(1, top_k=1), fn.generate(gpt(cache=13), PARAMS, PROMPT, 10))
 
 
+def test_it_runs_with_64_bits():
+    with jax.enable_x64(True):
+        prompt = jnp.asarray(PROMPT.astype(np.int64))
+        options = {"key": KEY, "temperature": 1.0, "top_k": 3, "top_p": 0.9, "stop": 3}
+        ids = fn.generate(gpt(cache=9), PARAMS, prompt, 4, mask=prompt > 1, **options)
+        assert ids.dtype == jnp.int32
+        assert (ids >= 0).all()
+
+
 def test_nan_is_no_id():
     ids = fn.generate(gpt(cache=9), PARAMS, np.array([[1, 2], [1, VOCAB]], np.int32), 3)
     assert (ids[1] == -1).all()

@@ -223,14 +223,17 @@ class Attention(Composite):
         self, m: Any, x: jax.Array, source: jax.Array, valid: jax.Array | None, given: jax.Array | None, *, own: bool
     ) -> tuple[jax.Array, jax.Array]:
         """The positions of queries and keys: (batch or 1, time)."""
+        if given is not None:
+            given = jnp.atleast_2d(given).astype(jnp.int32)
+            given = jnp.broadcast_to(given, (given.shape[0], x.shape[1]))
         if self.cache is not None:
             counts = m.counter(_whole(valid, x))
-            at = counts if given is None else jnp.broadcast_to(jnp.atleast_2d(given), counts.shape)
+            at = counts if given is None else jnp.broadcast_to(given, counts.shape)
             return at, at
         key_at = _count(source) if valid is None else counted(_whole(valid, source))
-        if given is not None:
-            return jnp.atleast_2d(given), jnp.atleast_2d(given) if own else key_at
-        return key_at if own else _count(x), key_at
+        if own:
+            return (key_at, key_at) if given is None else (given, given)
+        return (_count(x) if given is None else given), key_at
 
     def _heads_of(
         self, m: Any, x: jax.Array, source: jax.Array, content: jax.Array, at: jax.Array, key_at: jax.Array

@@ -28,16 +28,18 @@ _CHILDREN = {
 def check_fields(layer: Any) -> None:
     """Raises for hyperparameters of an Attention that cannot be."""
     check_whole(layer, "heads", _SIZES)
-    for name in ("kv_heads", "head_features", "features", "cache"):
+    for name in ("kv_heads", "head_features", "features"):
         if getattr(layer, name) is not None:
             check_whole(layer, name, _SIZES)
+    if layer.cache is not None:
+        check_whole(layer, "cache", "It is the number of tokens to keep, those of a prompt and of what follows")
     if layer.kv_heads is not None and layer.heads % layer.kv_heads:
         raise refusal(layer, "kv_heads", f"as a divisor of heads={layer.heads}", "Each serves a group of query heads")
     for name, example in _CHILDREN.items():
         if getattr(layer, name) is not None and not callable(getattr(layer, name)):
             raise refusal(layer, name, "as a layer or a function", f"Such as {name}={example}")
-    for name in ("use_bias", "causal"):
-        check_flag(layer, name, _SIZES)
+    check_flag(layer, "use_bias", "It is whether the projections add a bias")
+    check_flag(layer, "causal", "It is whether tokens see none that come after them")
     pair = layer.window if isinstance(layer.window, tuple) else (layer.window, layer.window)
     if layer.window is not None and not (len(pair) == 2 and all(is_whole(n, least=0) for n in pair)):
         takes = "as whole numbers (before, after), or one for both"
@@ -74,7 +76,7 @@ def check_inputs(layer: Any, x: Any, source: Any, content: Any, crossed: bool) -
                 f"{show(x)}{f' and keys from {show(source)}' if crossed else ''}, got {show(given)}. Bring it to that "
                 f"batch, length and dtype first"
             )
-    if layer.head_features is None and x.shape[-1] % layer.heads:
+    if layer.head_features is None and (x.shape[-1] % layer.heads or not x.shape[-1]):
         raise ValueError(
             f"Attention with heads={layer.heads} takes features that its heads divide, got {x.shape[-1]} features in "
             f"{show(x)}. Say the width of a head, head_features=..., or take a divisor of {x.shape[-1]} for heads"

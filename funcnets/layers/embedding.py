@@ -74,7 +74,7 @@ class Embedding(Layer):
         return {"table": Param((self.vocab, self.features), self.table_init)}
 
     def forward(self, p: dict[str, jax.Array], ids: jax.Array) -> jax.Array:
-        y = _rows(p["table"], ids, clamp=self.out_of_range == "clamp")
+        y = rows_of(p["table"], ids, clamp=self.out_of_range == "clamp")
         if self.padding_id is None or self.padding_id > jnp.iinfo(ids.dtype).max:
             return y
         return jnp.where((ids == self.padding_id)[..., None], jnp.zeros_like(y), y)
@@ -128,7 +128,7 @@ class EmbeddingBag(Layer):
 
     def forward(self, p: dict[str, jax.Array], ids: jax.Array, *, mask: Any = None, weights: Any = None) -> jax.Array:
         self._check_beside(ids, mask, weights)
-        rows = _rows(p["table"], ids, clamp=False)  # (..., n, features)
+        rows = rows_of(p["table"], ids)  # (..., n, features)
         held = jnp.ones(ids.shape, bool) if mask is None else mask
         rows = jnp.where(held[..., None], rows, jnp.full_like(rows, -jnp.inf if self.mode == "max" else 0.0))
         if self.mode == "max":
@@ -161,7 +161,7 @@ class EmbeddingBag(Layer):
             )
 
 
-def _rows(table: jax.Array, ids: jax.Array, *, clamp: bool) -> jax.Array:
+def rows_of(table: jax.Array, ids: jax.Array, *, clamp: bool = False) -> jax.Array:
     """The rows of these ids; of those out of range NaN, or the nearest row."""
     last = table.shape[0] - 1
     unsigned = jnp.issubdtype(ids.dtype, jnp.unsignedinteger)

@@ -1,8 +1,8 @@
 """Biases of attention's scores by how far apart two tokens are.
 
-Each is called with the positions of queries and keys, (batch, time), and the number of heads, and gives (batch, heads,
-queries, keys): a layer for `Attention(position_bias=...)`. A bias that several attentions share is made once in a
-forward function, and given to each as `bias=`.
+Each is called with the positions of queries and keys, (batch, time) or (time,), and the number of heads, and gives
+(batch, heads, queries, keys): a layer for `Attention(position_bias=...)`. A bias that several attentions share is made
+once in a forward function, and given to each as `bias=`.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class ALiBi(Layer):
     Where heads are no power of 2, the slopes are those of the next lower one, and then every other one of the next
     higher.
 
-    Inputs: the positions of queries (batch, queries) and keys (batch, keys), whole numbers, and the number of heads →
-      (batch, heads, queries, keys), float32.
+    Inputs: the positions of queries (batch, queries) and keys (batch, keys), or without the batch, whole numbers, and
+      the number of heads → (batch, heads, queries, keys), float32.
 
     Raises: Nothing.
 
@@ -41,8 +41,14 @@ class ALiBi(Layer):
 
     def forward(self, p: Any, queries: jax.Array, keys: jax.Array, heads: int) -> jax.Array:
         slopes = jnp.asarray(_slopes(heads), jnp.float32)[None, :, None, None]
-        distance = jnp.abs(queries[:, :, None] - keys[:, None]).astype(jnp.float32)
+        distance = jnp.abs(_ahead(queries, keys)).astype(jnp.float32)
         return -slopes * distance[:, None]
+
+
+def _ahead(queries: jax.Array, keys: jax.Array) -> jax.Array:
+    """How far each key stands after each query: (batch, queries, keys)."""
+    queries, keys = (jnp.atleast_2d(at).astype(jnp.int32) for at in (queries, keys))
+    return keys[:, None] - queries[:, :, None]
 
 
 def _slopes(heads: int) -> list[float]:
@@ -67,8 +73,8 @@ class RelativeBias(Layer):
     Params:
       table: (buckets, heads)
 
-    Inputs: the positions of queries (batch, queries) and keys (batch, keys), whole numbers, and the number of heads →
-      (batch, heads, queries, keys), in the table's dtype.
+    Inputs: the positions of queries (batch, queries) and keys (batch, keys), or without the batch, whole numbers, and
+      the number of heads → (batch, heads, queries, keys), in the table's dtype.
 
     Raises:
       ValueError: Buckets or a distance that leave none for the spans.
@@ -102,7 +108,7 @@ class RelativeBias(Layer):
         return {"table": Param((self.buckets, heads), self.table_init)}
 
     def forward(self, p: dict[str, jax.Array], queries: jax.Array, keys: jax.Array, heads: int) -> jax.Array:
-        ahead = keys[:, None] - queries[:, :, None]  # (batch, queries, keys)
+        ahead = _ahead(queries, keys)
         distance = jnp.abs(ahead) if self.bidirectional else jnp.maximum(-ahead, 0)
         bucket = jnp.asarray(self._bucket_of())[jnp.minimum(distance, self.max_distance)]
         if self.bidirectional:

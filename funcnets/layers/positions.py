@@ -18,6 +18,7 @@ from funcnets.compose import Composite
 from funcnets.initializers import Normal
 from funcnets.layer import Layer
 from funcnets.layers.cache import Counter, counted
+from funcnets.layers.embedding import rows_of
 from funcnets.layers.fields import check_flag, check_whole, refusal
 from funcnets.layers.inputs import check_floats
 from funcnets.layers.promotion import at_least_float32
@@ -64,15 +65,20 @@ def rotary(
     positions = jnp.atleast_2d(positions)
     turned = x.shape[-1] if features is None else features
     _check_rotary(x, positions, turned)
-    rates = base ** (-jnp.arange(0, turned, 2, dtype=jnp.float32) / turned)
-    angles = positions.astype(jnp.float32)[..., None, None] * rates[None, None, None]  # (batch, time, 1, pairs)
     wide = at_least_float32(x[..., :turned])
-    cos, sin = jnp.cos(angles).astype(wide.dtype), jnp.sin(angles).astype(wide.dtype)
+    angles = _angles(positions, turned, base, wide.dtype)[:, :, None]  # (batch, time, 1, pairs)
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
     pairs = wide.reshape(*x.shape[:-1], *((turned // 2, 2) if interleaved else (2, turned // 2)))
     axis = -1 if interleaved else -2
     a, b = pairs.take(0, axis), pairs.take(1, axis)
     y = jnp.stack([a * cos - b * sin, b * cos + a * sin], axis).reshape(wide.shape).astype(x.dtype)
     return y if turned == x.shape[-1] else jnp.concatenate([y, x[..., turned:]], -1)
+
+
+def _angles(positions: jax.Array, features: int, base: float, dtype: Any) -> jax.Array:
+    """position · base^(−2 i / features) for each pair of features: (batch, time, pairs)."""
+    rates = base ** (-jnp.arange(0, features, 2, dtype=dtype) / features)
+    return positions.astype(dtype)[..., None] * rates[None, None]
 
 
 def _check_rotary(x: Any, positions: jax.Array, turned: int) -> None:
@@ -145,8 +151,7 @@ class _Table(Layer):
         return iter(())  # it reads one array, whose shape is checked where it is read
 
     def forward(self, p: jax.Array, x: jax.Array, positions: jax.Array) -> jax.Array:
-        found = p.at[positions].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
-        return x + found.astype(x.dtype)
+        return x + rows_of(p, positions).astype(x.dtype)
 
 
 class PositionEmbedding(Positions):
@@ -172,7 +177,7 @@ class PositionEmbedding(Positions):
       ValueError: A field that cannot be; more tokens than positions; positions or a mask of another shape than x's.
       TypeError: An x of whole numbers; positions or a mask of the wrong kind.
 
-    Source: Gehring et al. 2017; BERT and GPT-2, whose deviation 0.02 is.
+    Source: Gehring et al. 2017. The deviation is BERT's.
 
     Example:
       >>> x = jnp.zeros((2, 5, 8))
@@ -241,7 +246,6 @@ class SinusoidalPositions(Positions):
                 f"SinusoidalPositions takes an even number of features, a sine and a cosine for each rate, got {width} "
                 f"in {show(x)}. Take an even width"
             )
-        rates = self.base ** (-jnp.arange(0, width, 2, dtype=jnp.float32) / width)
-        angles = at.astype(jnp.float32)[..., None] * rates[None, None]  # (batch, time, features / 2)
+        angles = _angles(at, width, self.base, at_least_float32(x).dtype)
         waves = jnp.stack([jnp.sin(angles), jnp.cos(angles)], -1)
         return x + waves.reshape(*at.shape, width).astype(x.dtype)

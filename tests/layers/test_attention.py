@@ -359,11 +359,20 @@ def test_float64_is_not_rounded():
 
 
 def test_an_implementation_may_be_chosen():
-    x = floats(2, 3, 4)
-    params = fn.Attention(2).init(KEY, x)
-    close(fn.Attention(2, implementation="xla").apply(params, x), fn.Attention(2).apply(params, x))
-    jaxpr = str(jax.make_jaxpr(fn.Attention(2, causal=True).apply)(params, x))
-    assert "softmax" in jaxpr or "exp" in jaxpr
+    x, mask = floats(2, 3, 4), np.array([[True, True, False], [False] * 3])
+    params = fn.Attention(2, kv_heads=1).init(KEY, x)
+    for options in ({}, {"mask": mask}):
+        chosen = fn.Attention(2, kv_heads=1, causal=True, implementation="xla").apply(params, x, **options)
+        close(chosen, fn.Attention(2, kv_heads=1, causal=True).apply(params, x, **options))
+
+
+def test_positions_of_any_whole_dtype():
+    x = floats(2, 6, 8)
+    net = fn.Attention(2, rope=fn.rotary, position_bias=fn.ALiBi())
+    params = net.init(KEY, x)
+    for at in (jnp.arange(6, dtype=jnp.uint8), jnp.arange(6, dtype=jnp.int16)[None]):
+        close(net.apply(params, x, positions=at), net.apply(params, x))
+    close(net.apply(params, x, positions=jnp.ones((2, 1), jnp.int32)), net.apply(params, x, positions=jnp.ones(6, int)))
 
 
 # Decoding
@@ -405,16 +414,16 @@ def test_decoding_in_parts_is_the_full_pass_with_left_padding_too(name):
     x = floats(3, 8, 8)
     params = net.init(KEY, x)
     assert jax.tree.structure(decoder.init(KEY, x)) == jax.tree.structure(params)
-    whole = net.apply(params, x)
+    apply = jax.jit(net.apply)
+    whole = apply(params, x)
     for lengths in [[8], [1] * 8, [4, 1, 3]]:
         close(in_parts(decoder, params, x, lengths)[0], whole)
     padded = np.arange(8)[None] >= np.array([[0], [2], [5]])
     y, state = in_parts(decoder, params, x, [6, 1, 1], padded)
-    close(y, net.apply(params, x, mask=padded))
+    close(y, apply(params, x, mask=padded))
     assert list(state["counter"]["count"]) == [8, 6, 3]
     assert list(state["cache"]["length"]) == [8, 8, 8]
-    for row, start in enumerate([0, 2, 5]):  # a row is what it is without its padding
-        close(y[row : row + 1, start:], net.apply(params, x[row : row + 1, start:]))
+    close(y[2:, 5:], apply(params, x[2:, 5:]))  # a row is what it is without its padding
 
 
 def test_padding_in_the_middle_does_not_count():
@@ -524,8 +533,8 @@ def test_a_whole_decoder_counts_its_positions():
         ({"kv_heads": 0}, "Attention takes kv_heads as a whole number, at least 1, got 0."),
         ({"head_features": 2.0}, "Attention takes head_features as a whole number, at least 1, got 2.0."),
         ({"features": 0}, "Attention takes features as a whole number, at least 1, got 0."),
-        ({"use_bias": 1}, "Attention takes use_bias as True or False, got 1."),
-        ({"causal": None}, "Attention takes causal as True or False, got None."),
+        ({"use_bias": 1}, "Attention takes use_bias as True or False, got 1. It is whether"),
+        ({"causal": None}, "Attention takes causal as True or False, got None. It is whether"),
         (
             {"window": -1},
             "Attention takes window as whole numbers (before, after), or one for both, got -1. The token",
@@ -536,7 +545,7 @@ def test_a_whole_decoder_counts_its_positions():
         ({"dropout": 1.0}, "Attention takes dropout as the share of weights dropped, in [0, 1), got 1.0. 0.0 keeps"),
         ({"rope": 10_000.0}, "Attention takes rope as a layer or a function, got 10000.0. Such as rope=fn.rotary"),
         ({"query_norm": True}, "Attention takes query_norm as a layer or a function, got True. Such as query_norm=fn"),
-        ({"cache": 0, "causal": True}, "Attention takes cache as a whole number, at least 1, got 0."),
+        ({"cache": 0, "causal": True}, "Attention takes cache as a whole number, at least 1, got 0. It is the"),
         ({"cache": 8}, "Attention takes cache with causal=True, got 8. Tokens that are kept cannot see those to come"),
         ({"implementation": "flash"}, "Attention takes implementation as None, 'xla' or 'cudnn', got 'flash'. It is"),
         (
@@ -581,6 +590,13 @@ CACHED = fn.Attention(2, causal=True, cache=4)
             ValueError,
             "Attention takes a context (2, 5, features) in float32 beside x float32[2,3,4] and keys from "
             "float32[1,5,6], got float32[1,5,6]. Bring it to that batch, length and dtype first",
+        ),
+        (
+            fn.Attention(1),
+            (X[..., :0],),
+            {},
+            ValueError,
+            "takes features that its heads divide, got 0 features in floa",
         ),
         (fn.Attention(2), (X, CONTEXT.astype(jnp.bfloat16)), {}, ValueError, "got bfloat16[2,5,6]. Bring it to that"),
         (fn.Attention(2), (X, CONTEXT, X), {}, ValueError, "takes values (2, 5, features) in float32 beside x"),

@@ -461,3 +461,13 @@ def forgets_it_on_the_left(m, x):
 def test_a_param_that_is_not_called_is_no_array(net):
     with pytest.raises(TypeError, match=r"w: Param\(.* is a layer, no array to compute with: call it, m.name\(\)"):
         net.init(KEY, jnp.ones(3))
+
+
+def test_a_child_whose_parameters_are_one_array():
+    net = fn.compose(w=fn.pair(lambda key, x: jnp.full(3, 2.0), lambda p, x: p * x))(lambda m, x: m.w(x))
+    params = net.init(KEY, jnp.ones(3))
+    np.testing.assert_array_equal(net.apply(params, jnp.ones(3)), np.full(3, 2.0))
+    with pytest.raises(ValueError, match=r"unread +w +expected nothing.*\n.*state was made for, or the state is of"):
+        ValueError, match=r"unread +w +expected nothing, got float32\[3\]\n.* state was made for, or the state is of"
+    ):
+        net.apply(params, jnp.ones(3), state={"w": jnp.ones(3)})

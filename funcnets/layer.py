@@ -34,6 +34,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
+import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple, NoReturn, TypeVar, cast, final, overload
 
@@ -42,11 +43,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcnets.bound import Bound
-from funcnets.plan import Marked, Plan, all_differences, make_plan, sample_marks
+from funcnets.plan import Plan, Sample, all_differences, make_plan
 from funcnets.random import as_key
 from funcnets.record import Arrays, Kind
 from funcnets.scope import Misfit, Scope, States, given_keys
-from funcnets.shapes import Tree, describe, is_empty, misfit_error, near, show, spec, unread
+from funcnets.shapes import Tree, describe, is_empty, misfit_error, near, show, unread
 from funcnets.values import Value
 
 _OWN = ("init", "init_state", "apply", "plan", "bind")  # what every layer has
@@ -220,12 +221,9 @@ class Layer(Value):
         if takes is None:
             return {}
         named = {name: value for name, value in kwargs.items() if takes.names is None or name in takes.names}
-        leaves, structure = jax.tree.flatten((inputs[: takes.positional], named))
-        leaves = [spec(leaf) for leaf in leaves]
-        marks = sample_marks(leaves)
-        if marks is None or not self._memoable:
-            return _declare(self, kind, structure, leaves)
-        return _declared(self, kind, Marked((structure, marks), (structure, leaves)))
+        sample = Sample((inputs[: takes.positional], named))
+        remember = sample.mark is not None and self._memoable
+        return (_declared if remember else _declare)(self, kind, sample)
 
     # What a wrapper makes of its child's arrays; see `funcnets.compose.Wrapper`
 
@@ -397,14 +395,12 @@ def _takes(kind: type[Layer], which: Kind) -> _Takes | None:
     )
 
 
-def _declare(layer: Layer, kind: Kind, structure: Any, leaves: list[Any]) -> Any:
-    inputs, kwargs = jax.tree.unflatten(structure, leaves)
+def _declare(layer: Layer, kind: Kind, sample: Sample) -> Any:
+    inputs, kwargs = sample.filled(sample.specs)
     return getattr(layer, kind)(*inputs, **kwargs)
 
 
-@functools.lru_cache(maxsize=1024)
-def _declared(layer: Layer, kind: Kind, inputs: Marked) -> Any:
-    return _declare(layer, kind, *inputs.held)
+_declared = functools.lru_cache(maxsize=1024)(_declare)
 
 
 # The two functions
@@ -433,17 +429,24 @@ class _Function:
 
 
 _F = TypeVar("_F", bound=_Function)
+_living: weakref.WeakValueDictionary[tuple[Layer, type[_Function]], _Function] = weakref.WeakValueDictionary()
 
 
 def _function_of(net: Layer, kind: type[_F]) -> _F:
     # One living instance for equal nets, since JAX drops what it compiled with the function; but a net that may hold
     # tracers or much memory in a closure keeps its own.
-    return cast(_F, _shared_function(net, kind)) if net._memoable else kind(net)
+    if not net._memoable:
+        return kind(net)
+    found = _living.get((net, kind))
+    if found is None:
+        found = _living[net, kind] = kind(net)
+    return cast(_F, _kept(found))
 
 
 @functools.lru_cache(maxsize=128)
-def _shared_function(net: Layer, kind: type[_Function]) -> _Function:
-    return kind(net)
+def _kept(function: _Function) -> _Function:
+    """The function itself; those asked for last stay alive though their nets do not."""
+    return function
 
 
 class Init(_Function):

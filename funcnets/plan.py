@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import jax
+import numpy as np
 
 from funcnets.random import draw
-from funcnets.record import KINDS, Arrays, Call, Kind, Recorder, one_copy, stand_in
-from funcnets.scope import Explicit, Scope, explain, shapes_of
+from funcnets.record import KINDS, Arrays, Call, Kind, Mark, Recorder, one_copy, stand_in
+from funcnets.scope import Explicit, Scope, explain, now, shapes_of
 from funcnets.shapes import (
     Tree,
     below,
@@ -85,7 +86,7 @@ class Plan:
         copies: dict[str, str] = {}
         for path, one in self.declared["params"].items():
             owner = self.owners["params"][path]
-            sizes[owner] = sizes.get(owner, 0) + _size(one.shapes)
+            sizes[owner] = sizes.get(owner, 0) + _count(one.shapes)
             copies[owner] = "".join(f" ×{n}" for _, n in one.steps if n is not None)
         rows: dict[tuple[str, Layer], tuple[str, str, str, int]] = {}
         known: set[str] = set()
@@ -99,7 +100,7 @@ class Plan:
         return list(rows.values())
 
     def __str__(self) -> str:
-        total = sum(_size(one.shapes) for one in self.declared["params"].values())
+        total = sum(_count(one.shapes) for one in self.declared["params"].values())
         cells = [("path", "layer", "output", "parameters")]
         cells += [(path, _short(layer), _short(output), f"{size:,}") for path, layer, output, size in self.rows()]
         cells += [("total", "", _short(show(self.output)), f"{total:,}")]
@@ -113,7 +114,7 @@ def _short(text: str) -> str:
     return text if len(text) <= 44 else f"{text[:41]}..."
 
 
-def _size(shapes: Tree) -> int:
+def _count(shapes: Tree) -> int:
     return sum(math.prod(one.shape) for one in jax.tree.leaves(shapes))
 
 
@@ -163,39 +164,35 @@ class Planning(Scope):
         return params
 
     def run(self, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        mark = self._mark(inputs, kwargs)
-        if mark is None:
-            return self._run_anew(inputs, kwargs)
-        if mark in self.recorder.notes:
-            note, output = self.recorder.notes[mark]
-            self.recorder.repeat(note, self.path)
-            return jax.tree.map(stand_in, output)
-        end = self.recorder.begin()
-        output = self._run_anew(inputs, kwargs)
-        note = end(self.path)
-        if all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(output)):
-            types = jax.tree.map(jax.typeof, output)
-            if all(jax.typeof(stand_in(kind)) == kind for kind in jax.tree.leaves(types)):  # no weak type, no sharding
-                self.recorder.notes[mark] = note, types
+        known = self._known_by(inputs, kwargs)
+        if known is not None and known in self.recorder.notes:
+            trace, note, types = self.recorder.notes[known]
+            if trace == now():
+                self.recorder.repeat(note, self.path)
+                return jax.tree.map(stand_in, types)
+        mark = self.recorder.mark()
+        output = self._run_anew(mark, inputs, kwargs)
+        types = None if known is None else _types_of(output)
+        if types is not None:
+            self.recorder.notes[known] = now(), self.recorder.since(mark, self.path), types
         return output
 
-    def _mark(self, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable:
+    def _known_by(self, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable:
         """What this call is known by if a composite meets it again; None if more than that may bear upon it."""
-        if not self.layer._entries() or self.given is not None:
+        if not self.layer._entries() or self.given is not None or not _is_plain((inputs, kwargs)):
             return None
         leaves, structure = jax.tree.flatten((inputs, kwargs))
         types = tuple(jax.typeof(leaf) if isinstance(leaf, jax.Array) else None for leaf in leaves)
-        marks = sample_marks([leaf for leaf in leaves if not isinstance(leaf, jax.Array)])
+        marks = constant_marks([leaf for leaf in leaves if not isinstance(leaf, jax.Array)])
         if marks is None or not self.recorder.untouched(self.path):
             return None
         return self.layer, self.views, self.train, structure, types, marks
 
-    def _run_anew(self, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        start = self.recorder.span()
+    def _run_anew(self, mark: Mark, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:
             output = self._run(inputs, kwargs)
             if self.layer._entries():
-                self.recorder.close_span(start, self.path, self.layer)
+                self.recorder.close(mark, self.path, self.layer)
         except Exception as error:
             training = " for training, where an input that the sample lacks has its default" if self.train else ""
             explain(error, self, inputs, kwargs, f", while shapes are planned{training}")
@@ -209,9 +206,11 @@ class Planning(Scope):
         # A wrapper may change its child's arrays: they are noted apart, and taken over as it makes them.
         outer = self.recorder
         self.recorder = Recorder(self.path, outer, self.layer)
-        output = self.layer._outline(self, inputs, kwargs)
-        outer.merge(self.recorder)
-        self.recorder = outer
+        try:
+            output = self.layer._outline(self, inputs, kwargs)
+            outer.merge(self.recorder)
+        finally:
+            self.recorder = outer
         return output
 
     def run_with(self, inputs: tuple[Any, ...], kwargs: dict[str, Any], explicit: Explicit) -> tuple[Any, Tree]:
@@ -280,52 +279,93 @@ class Planning(Scope):
         return self.recorder.stand_ins("states", self.path)
 
 
+def _types_of(output: Tree) -> Tree:
+    """The types of an output that stand-ins can have in its place; None of any other."""
+    if not _is_plain(output) or not all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(output)):
+        return None
+    types = jax.tree.map(jax.typeof, output)  # a weak type or a sharding is more than a stand-in has
+    return types if all(jax.typeof(stand_in(one)) == one for one in jax.tree.leaves(types)) else None
+
+
 # Making plans
 
 
 def make_plan(layer: Layer, sample: tuple[Any, ...], kwargs: dict[str, Any]) -> Plan:
     """The plan of a net for a sample; remembered for equal nets and samples."""
-    leaves, structure = jax.tree.flatten((sample, kwargs))
-    leaves = [spec(leaf) for leaf in leaves]
-    marks = sample_marks(leaves)
-    if marks is None or not layer._memoable:
-        return _plan(layer, structure, leaves)
-    return _remembered(layer, Marked((structure, marks), (structure, leaves)))
+    given = Sample((sample, kwargs))
+    if given.mark is None or not layer._memoable:
+        return _plan(layer, given)
+    return _remembered(layer, given, tuple(map(_size, layer._axis_names)))
 
 
-def sample_marks(leaves: list[Any]) -> Hashable:
-    """What specs and plain constants are compared by in a memo; None if there is something else, which may hold
-    tracers.
+def _size(axis_name: str) -> int | None:
+    """The size of a named axis; None where none is bound."""
+    try:
+        return jax.lax.axis_size(axis_name)
+    except NameError:
+        return None
+
+
+class Sample:
+    """Inputs as a plan sees them: arrays as their specs, all else as it is. In a memo they are compared by their mark.
+
+    Attributes:
+      mark: None if the inputs hold something else than specs and plain constants in Python's own containers: that may
+        hold tracers, or be equal where a plan is not.
     """
+
+    def __init__(self, inputs: Tree) -> None:
+        leaves, self._structure = jax.tree.flatten(inputs)
+        self.leaves = [spec(leaf) for leaf in leaves]
+        marks = constant_marks(self.leaves) if _is_plain(inputs) else None
+        self.mark: Hashable = None if marks is None else (self._structure, marks)
+
+    def filled(self, arrays: Iterable[Any]) -> Any:
+        """The inputs with these for the arrays."""
+        given = iter(arrays)
+        return jax.tree.unflatten(self._structure, [next(given) if is_array(leaf) else leaf for leaf in self.leaves])
+
+    @property
+    def specs(self) -> list[Any]:
+        return [leaf for leaf in self.leaves if is_array(leaf)]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sample) and self.mark == other.mark
+
+    def __hash__(self) -> int:
+        return hash(self.mark)
+
+
+def constant_marks(leaves: list[Any]) -> Hashable:
+    """What specs and plain constants are compared by in a memo; None if there is something else."""
     if all(isinstance(leaf, (jax.ShapeDtypeStruct, bool, int, float, complex, str)) for leaf in leaves):
         x64: bool = jax.config.read("jax_enable_x64")
         return (x64, *(leaf if isinstance(leaf, jax.ShapeDtypeStruct) else comparable(leaf) for leaf in leaves))
     return None
 
 
-class Marked:
-    """An argument of a memoised function that is compared by its mark."""
+def _is_plain(tree: Tree) -> bool:
+    """Whether a tree's containers are Python's own, which hold nothing beside their entries."""
+    if type(tree) is dict:
+        return all(map(_is_plain, tree.values()))
+    if type(tree) in (tuple, list):
+        return all(map(_is_plain, tree))
+    return tree is None or isinstance(tree, _PLAIN)
 
-    def __init__(self, mark: Hashable, held: Any) -> None:
-        self.mark, self.held = mark, held
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Marked) and self.mark == other.mark
-
-    def __hash__(self) -> int:
-        return hash(self.mark)
+_PLAIN = (jax.Array, jax.ShapeDtypeStruct, np.ndarray, np.generic, bool, int, float, complex, str)
 
 
 @functools.lru_cache(maxsize=128)
-def _remembered(layer: Layer, sample: Marked) -> Plan:
-    return _plan(layer, *sample.held)
+def _remembered(layer: Layer, sample: Sample, axis_sizes: tuple[int | None, ...]) -> Plan:
+    return _plan(layer, sample)
 
 
-def _plan(layer: Layer, structure: Any, leaves: list[Any]) -> Plan:
-    recorder, output = _pass(layer, structure, leaves, train=False)
+def _plan(layer: Layer, sample: Sample) -> Plan:
+    recorder, output = _pass(layer, sample, train=False)
     calls = tuple(recorder.calls)
     if recorder.reads_train:
-        training, _ = _pass(layer, structure, leaves, train=True)
+        training, _ = _pass(layer, sample, train=True)
         met = {call.path for call in calls}
         calls += tuple(call._replace(train_only=True) for call in training.calls if call.path not in met)
         recorder.merge(training)
@@ -345,19 +385,27 @@ def _plan(layer: Layer, structure: Any, leaves: list[Any]) -> Plan:
     return Plan(layer, MappingProxyType(declared), MappingProxyType(owners), calls, output)
 
 
-def _pass(layer: Layer, structure: Any, leaves: list[Any], *, train: bool) -> tuple[Recorder, Any]:
+def _pass(layer: Layer, sample: Sample, *, train: bool) -> tuple[Recorder, Any]:
     recorder = Recorder()
     seen: list[Any] = []
 
     # Made anew each time: JAX does not run a function again that it has seen with these shapes.
     def forward(arrays: list[Any]) -> None:
-        given = iter(arrays)
-        inputs, kwargs = jax.tree.unflatten(structure, [next(given) if is_array(leaf) else leaf for leaf in leaves])
+        inputs, kwargs = sample.filled(arrays)
         seen.append(specs(Planning(layer, "", train, recorder).run(inputs, kwargs)))
 
-    for name in layer._axis_names:  # axes of a vmap or mesh that will be around the net when it runs
+    free = [name for name in layer._axis_names if _size(name) is None]
+    for name in free:  # axes of a vmap or mesh that will be around the net when it runs
         forward = jax.vmap(forward, in_axes=None, out_axes=None, axis_name=name, axis_size=1)
-    jax.eval_shape(forward, [leaf for leaf in leaves if is_array(leaf)])
+    try:
+        jax.eval_shape(forward, sample.specs)
+    except Exception as error:
+        if free:
+            error.add_note(
+                f"planned with size 1 for the axes {', '.join(free)}, which nothing around binds; where that cannot "
+                "serve, call init and plan inside the jax.vmap or jax.shard_map that does"
+            )
+        raise
     return recorder, seen[-1]
 
 

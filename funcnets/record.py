@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Hashable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jax
@@ -87,14 +87,27 @@ class Call(NamedTuple):
     train_only: bool = False
 
 
+Span = tuple["Layer", frozenset[tuple[Kind, str]]]
+"""A composite, and where it or its children declared something."""
+
+
+class Mark(NamedTuple):
+    """A moment of a recorder: how much it had noted."""
+
+    log: int
+    calls: int
+    lifted: frozenset[tuple[str, Layer]]
+
+
 class Note(NamedTuple):
     """All that was noted of one layer's call, to be noted again where an equal layer meets equal inputs."""
 
     path: str
     root: str  # of the recorder
     sites: list[tuple[Kind, str, Site]]  # what was declared where
-    calls: tuple[Call, ...]
+    calls: list[Call]
     lifted: frozenset[tuple[str, Layer]]
+    spans: dict[str, Span]
     reads_train: bool
 
 
@@ -109,7 +122,7 @@ class Recorder:
 
     def __init__(self, root: str = "", outer: Recorder | None = None, wrapper: Layer | None = None) -> None:
         self.root = root
-        self.notes: dict[Hashable, tuple[Note, Any]] = {} if outer is None else outer.notes  # by layer and inputs
+        self.notes: dict[Hashable, tuple[Any, Note, Tree]] = {} if outer is None else outer.notes  # trace, note, output
         self.lifted: set[tuple[str, Layer]] = set()  # wrappers that changed what is declared below them
         self.sites: dict[Kind, dict[str, Site]] = {"params": {}, "states": {}}
         self.calls: list[Call] = []
@@ -118,7 +131,7 @@ class Recorder:
         self._wrapper = wrapper
         self._above: dict[Kind, set[str]] = {"params": set(), "states": set()}  # every path that has a site below it
         self._log: list[tuple[Kind, str]] = []
-        self._spans: dict[str, tuple[Layer, set[tuple[Kind, str]]]] = {}
+        self._spans: dict[str, Span] = {}  # the first composite at each path
 
     def declare(self, kind: Kind, path: str, layer: Layer, tree: Tree) -> None:
         """A leaf declares a nested dict of declarations, or one."""
@@ -165,15 +178,15 @@ class Recorder:
             return outside if self._wrapper is None else one_copy(self._wrapper, kind, outside)
         return nested({below(full, path): jax.tree.map(stand_in, one.shapes) for full, one in found.items()})
 
-    def span(self) -> int:
-        """Marks the beginning of a composite's call; see `close_span`."""
-        return len(self._log)
+    def mark(self) -> Mark:
+        """The beginning of a layer's call."""
+        return Mark(len(self._log), len(self.calls), frozenset(self.lifted))
 
-    def close_span(self, start: int, path: str, layer: Layer) -> None:
-        """Raises if another composite under this name declared other arrays: tied layers are the same or declare
-        nothing.
+    def close(self, mark: Mark, path: str, layer: Layer) -> None:
+        """Ends a composite's call; raises if another composite under this name declared other arrays: tied layers are
+        the same or declare nothing.
         """
-        met = set(self._log[start:])
+        met = frozenset(self._log[mark.log :])
         if not met:
             return
         first, before = self._spans.setdefault(path, (layer, met))
@@ -213,20 +226,13 @@ class Recorder:
         mine = not any(path in self._above[kind] or above & self.sites[kind].keys() for kind in KINDS)
         return mine and (self._outer is None or self._outer.untouched(path))
 
-    def begin(self) -> Callable[[str], Note]:
-        """Marks the beginning of a layer's call; the result gives the note of all that came since."""
-        log, calls, lifted, reads_train = len(self._log), len(self.calls), set(self.lifted), self.reads_train
-        self.reads_train = False
-
-        def end(path: str) -> Note:
-            met = dict.fromkeys(self._log[log:])
-            sites: list[tuple[Kind, str, Site]] = [(kind, place, self.sites[kind][place]) for kind, place in met]
-            new = frozenset(self.lifted - lifted)
-            note = Note(path, self.root, sites, tuple(self.calls[calls:]), new, self.reads_train)
-            self.reads_train |= reads_train
-            return note
-
-        return end
+    def since(self, mark: Mark, path: str) -> Note:
+        """What was noted of the call, at an untouched path, that began at the mark."""
+        met = dict.fromkeys(self._log[mark.log :])
+        sites: list[tuple[Kind, str, Site]] = [(kind, place, self.sites[kind][place]) for kind, place in met]
+        spans = {place: span for place, span in self._spans.items() if f"{place}/".startswith(f"{path}/") or not path}
+        lifted = self.lifted - mark.lifted
+        return Note(path, self.root, sites, self.calls[mark.calls :], frozenset(lifted), spans, self.reads_train)
 
     def repeat(self, note: Note, path: str) -> None:
         """Notes the same of an equal call at another path."""
@@ -240,12 +246,16 @@ class Recorder:
             self.add(kind, moved(place), Site(site.layer, arrays))
         self.calls += [call._replace(path=moved(call.path)) for call in note.calls]
         self.lifted |= {(moved(root), wrapper) for root, wrapper in note.lifted}
+        for place, (layer, met) in note.spans.items():
+            self._spans[moved(place)] = layer, frozenset((kind, moved(at)) for kind, at in met)
         self.reads_train |= note.reads_train
 
 
 def one_copy(wrapper: Layer, kind: Kind, tree: Tree) -> Tree:
     """Arrays as a wrapper holds them, as one of its child's copies has them."""
-    return tree if wrapper._copies(kind) is None else jax.tree.map(lambda a: a[0], tree)
+    if wrapper._copies(kind) is None:
+        return tree
+    return jax.tree.map(lambda a: a[0] if len(a) else stand_in(jax.ShapeDtypeStruct(a.shape[1:], a.dtype)), tree)
 
 
 def stand_in(one: Any) -> Any:

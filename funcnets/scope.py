@@ -54,7 +54,8 @@ class Misfit(ValueError):
     """Parameters that are not those that a layer declares; `apply` lists all differences once one is found."""
 
 
-def _now() -> Any:
+def now() -> Any:
+    """The trace that JAX is in."""
     from jax.extend.core import get_opaque_trace_state  # jax.extend takes longer to import than all of this package
 
     return get_opaque_trace_state()
@@ -83,12 +84,12 @@ class Keys:
         self._root = root
         self._counts: Counter[str] = Counter()
         self._sound = sound  # whether no raw transform lies between the pass and these keys
-        self._trace = _now()
+        self._trace = now()
         self._derived: tuple[jax.Array, dict[str, jax.Array]] | None = None
 
     def take(self, path: str) -> jax.Array:
         """The key of the next call at this path."""
-        if not self._sound or self._trace != _now():
+        if not self._sound or self._trace != now():
             raise _leak("randomness", path)
         return self._key(path, self._count(path))
 
@@ -97,7 +98,7 @@ class Keys:
         return self._counts[path] - 1
 
     def _key(self, path: str, count: int) -> jax.Array:
-        if self._derived is None and self._trace == _now():
+        if self._derived is None and self._trace == now():
             # All in one vectorised call: a fold for each layer on its own is slow to compile.
             base = run_key(self._given())
             paths = self._layer._random_paths
@@ -109,12 +110,12 @@ class Keys:
 
     def copies(self, layer: Layer, path: str) -> Callable[[Any], Keys]:
         """For a layer that is run many times over at a path: the keys of copy i, to be made inside the loop."""
-        sound, count = self._sound and self._trace == _now(), self._count(path)
+        sound, count = self._sound and self._trace == now(), self._count(path)
         return lambda i: Keys(lambda: copy_key(self._key(path, count), i), layer, path, sound=sound)
 
     def admitted(self) -> Callable[[], Keys]:
         """For a transform that runs its function once: these very keys, to be made inside it."""
-        sound = self._sound and self._trace == _now()
+        sound = self._sound and self._trace == now()
 
         def admit() -> Keys:
             inner = Keys(self._given, self._layer, self._root, sound=sound)
@@ -135,7 +136,7 @@ class States:
             )
         self.tree: dict[str, Any] = tree
         self._root = root
-        self._trace = _now()
+        self._trace = now()
         self.calls: set[str] = set()
 
     def read(self, path: str) -> Any:
@@ -153,7 +154,7 @@ class States:
         same_structure(path, old, new)
         if all(a is b for a, b in zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True)):
             return
-        if self._trace != _now():
+        if self._trace != now():
             raise _leak("a new state", path)
         self.tree = _with(self.tree, names_of(below(path, self._root)), new)
 

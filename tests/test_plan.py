@@ -135,20 +135,15 @@ def test_equal_blocks_are_planned_once_and_noted_as_if_each_were(name, monkeypat
     ]
     x = jnp.ones((2, 4))
     for net in nets:
-        known = plan._plan(net, *_sample(x))
+        known = plan._plan(net, plan.Sample(((x,), {})))
         with monkeypatch.context() as patched:
-            patched.setattr(plan.Planning, "_mark", lambda *_: None)
-            anew = plan._plan(net, *_sample(x))
+            patched.setattr(plan.Planning, "_known_by", lambda *_: None)
+            anew = plan._plan(net, plan.Sample(((x,), {})))
         assert known.params == anew.params
         assert known.states == anew.states
         assert known.owners == anew.owners
         assert [call[:4] for call in known.calls] == [call[:4] for call in anew.calls]
         assert known.declared == anew.declared
-
-
-def _sample(x):
-    leaves, structure = jax.tree.flatten(((x,), {}))
-    return structure, leaves
 
 
 def test_a_block_that_comes_again_is_not_traced_again():

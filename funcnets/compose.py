@@ -60,6 +60,12 @@ class Composite(Layer):
 
     def _with_parts(self, changed: Mapping[str, Any]) -> Layer:
         """The same composite with other children; one that makes its children gives another that holds them."""
+        made = [name for name in changed if name not in self._settings()]
+        if made:
+            raise TypeError(
+                f"{describe(self)} makes its child {made[0]!r} itself, and has no field to hold another: replace or "
+                f"wrap the whole {type(self).__name__}, or change its fields"
+            )
         return self._with(changed)
 
     def _settled(self) -> None:

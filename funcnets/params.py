@@ -1,7 +1,8 @@
 """Parameters as data: paths into nested dicts, and rules over paths.
 
 A *path* is names joined by "/", such as "encoder/dense_0/kernel". A *pattern* is a path in which `*` stands for one
-name, or for any part of one ("dense_*"), and `**` for any number of names, none included:
+name, or for any part of one ("dense_*"), `?` for one letter, `[0-3]` for one of these, and `**` for any number of
+names, none included:
 
     "dense_0/kernel"        that array
     "*/kernel"              the kernels one level down
@@ -19,9 +20,7 @@ from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
-import jax
-
-from funcnets.shapes import Tree, join, names_of, near
+from funcnets.shapes import Tree, flat, names_of, near
 
 V = TypeVar("V")
 
@@ -36,17 +35,7 @@ def paths(params: Tree) -> list[tuple[str, Any]]:
       >>> [path for path, _ in fn.params.paths({"dense_0": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}})]
       ['dense_0/kernel', 'dense_0/bias']
     """
-    found: list[tuple[str, Any]] = []
-    _collect(params, "", found)
-    return found
-
-
-def _collect(tree: Tree, path: str, found: list[tuple[str, Any]]) -> None:
-    if isinstance(tree, dict):
-        for name, inner in tree.items():
-            _collect(inner, join(path, str(name)), found)
-    else:
-        found += [(join(path, jax.tree_util.keystr(at)), leaf) for at, leaf in jax.tree.leaves_with_path(tree)]
+    return list(flat(params))
 
 
 def matches(pattern: str, path: str) -> bool:

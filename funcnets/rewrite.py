@@ -18,6 +18,7 @@ from funcnets.layer import Layer
 from funcnets.leaves import Function, as_layer, is_child
 from funcnets.params import chosen, matches
 from funcnets.shapes import describe, join, near
+from funcnets.values import code
 
 What = str | type[Layer] | Layer | Callable[..., Any]
 """What layers are spoken of by: a pattern of paths, a class, an equal layer, or the function that a layer is."""
@@ -81,9 +82,8 @@ def replace(net: Layer, changes: Mapping[What, New]) -> Layer:
       >>> fn.rewrite.replace(net, {"dense_1": {"features": 5}, jax.nn.relu: lambda _: jax.nn.gelu})
       Sequential(Dense(8), jax.nn.gelu, Dense(5))
     """
-    places = list(walk(net))
     layers: dict[str, list[Layer]] = {}
-    for path, layer in places:
+    for path, layer in walk(net):
         layers.setdefault(path, []).append(layer)
     chosen(
         changes, layers, "layer", lambda what, path: any(_speaks_of(what, path, layer) for layer in layers[path])
@@ -92,47 +92,54 @@ def replace(net: Layer, changes: Mapping[What, New]) -> Layer:
     def change(layer: Layer, path: str, new: Layer) -> Layer:
         for what, by in changes.items():
             if _speaks_of(what, path, layer):
-                return _changed(new, by, path)
+                return _changed(new, by, path, layers[path])
         return new
 
-    return _rebuilt(net, "", change)
+    return rebuilt(net, change)
 
 
-def _changed(layer: Layer, by: New, path: str) -> Layer:
+def _changed(layer: Layer, by: New, path: str, there: list[Layer]) -> Layer:
     if isinstance(by, Layer):
         return by
     if isinstance(by, Mapping):
-        return with_fields(layer, by, path)
-    new = by(layer)
+        return _with_fields(layer, by, path, there)
+    wanted = (
+        f"{path or 'the net'}: a replacement is a layer, a function old layer -> new layer, or new values of fields"
+    )
+    try:
+        new = by(layer)
+    except Exception as error:
+        error.add_note(f"{wanted}. For {code(by)} itself in place of a layer, write lambda _: {code(by)}")
+        raise
     if not is_child(new):
         raise TypeError(
-            f"{path or 'the net'}: a replacement is a layer, a function old layer -> new layer, or new values of "
-            f"fields; {by!r} returned {new!r}. For a function in place of a layer, write lambda _: the_function"
+            f"{wanted}; {code(by)} returned {new!r}. For a function in place of a layer, write lambda _: the_function"
         )
     return as_layer(new)
 
 
-def with_fields(layer: Layer, fields: Mapping[str, Any], path: str = "") -> Layer:
-    """A layer with other values of some fields; raises for a field that it does not have."""
+def _with_fields(layer: Layer, fields: Mapping[str, Any], path: str, there: list[Layer]) -> Layer:
     known = layer._settings()
-    unknown = [name for name in fields if name not in known]
-    if unknown:
-        raise ValueError(
-            f"{path or 'the net'}: {describe(layer)} has no field {unknown[0]!r}{near(unknown[0], known)}; it has "
-            f"{', '.join(known) or 'none'}"
-        )
-    return layer._with(fields)
+    unknown = next((name for name in fields if name not in known), None)
+    if unknown is None:
+        return layer._with(fields)
+    around = [type(other).__name__ for other in there if other._is_wrapper and unknown in other._settings()]
+    hint = f". The {around[0]} around it has: name it by its class, fn.{around[0]}" if around else ""
+    raise ValueError(
+        f"{path or 'the net'}: {describe(layer)} has no field {unknown!r}{near(unknown, known)}; it has "
+        f"{', '.join(known) or 'none'}{hint}"
+    )
 
 
 # Rebuilding
 
 
-def _rebuilt(layer: Layer, path: str, change: Callable[[Layer, str, Layer], Layer]) -> Layer:
-    """A layer with all that is in it changed, and then itself."""
+def rebuilt(layer: Layer, change: Callable[[Layer, str, Layer], Layer], path: str = "") -> Layer:
+    """A layer with all that is in it changed, and then itself: change(old, path, old with new children) → new."""
     if not isinstance(layer, Composite):
         return change(layer, path, layer)
     entries = layer._entries()
-    new = [_rebuilt(child, join(path, name), change) for name, child in entries]
+    new = [rebuilt(child, change, join(path, name)) for name, child in entries]
     if all(a is b for (_, a), b in zip(entries, new, strict=True)):
         return change(layer, path, layer)
     return change(layer, path, with_children(layer, new))

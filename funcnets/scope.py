@@ -12,24 +12,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from funcnets.random import as_key, copy_key, path_key, path_keys, run_key
-from funcnets.shapes import Tree, below, describe, differences, is_empty, join, names_of, show
+from funcnets.shapes import ABSENT, Tree, below, describe, differences, entry, is_empty, join, show, with_entry
 
 if TYPE_CHECKING:
     from funcnets.layer import Layer
-
-
-class _Absent:
-    def __repr__(self) -> str:
-        return "nothing"
-
-
-ABSENT: Final = _Absent()  # no entry under this name
 
 
 class Explicit(NamedTuple):
@@ -140,12 +132,7 @@ class States:
         self.calls: set[str] = set()
 
     def read(self, path: str) -> Any:
-        here: Any = self.tree
-        for name in names_of(below(path, self._root)):
-            if not isinstance(here, dict) or name not in here:
-                return ABSENT
-            here = here[name]
-        return here
+        return entry(self.tree, below(path, self._root))
 
     def write(self, path: str, new: Tree) -> None:
         old = self.read(path)
@@ -156,7 +143,7 @@ class States:
             return
         if self._trace != now():
             raise _leak("a new state", path)
-        self.tree = _with(self.tree, names_of(below(path, self._root)), new)
+        self.tree = with_entry(self.tree, below(path, self._root), new)
 
     def only_once(self, layer: Layer, path: str) -> None:
         """Raises at a second call in this pass of a layer whose state takes one."""
@@ -167,10 +154,6 @@ class States:
                 "For one set of parameters with a state for each use: fn.Repeat(body, n, shared=True)"
             )
         self.calls.add(path)
-
-
-def _with(tree: Tree, names: list[str], new: Tree) -> Tree:
-    return {**tree, names[0]: _with(tree[names[0]], names[1:], new)} if names else new
 
 
 def same_structure(path: str, old: Tree, new: Tree) -> None:

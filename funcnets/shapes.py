@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
 
 import jax
 import numpy as np
@@ -93,6 +93,46 @@ def nested(flat: Mapping[str, Any]) -> Tree:
     return tree
 
 
+class _Absent:
+    def __repr__(self) -> str:
+        return "nothing"
+
+
+ABSENT: Final = _Absent()  # no entry under this path
+
+
+def entry(tree: Tree, path: str) -> Any:
+    """What stands at a path of nested dicts; ABSENT where nothing does."""
+    for name in names_of(path):
+        tree = tree.get(name, ABSENT) if isinstance(tree, dict) else ABSENT
+    return tree
+
+
+def with_entry(tree: Tree, path: str, value: Any) -> Tree:
+    """Nested dicts with another value at a path; the old ones are left as they are."""
+    name, _, rest = path.partition("/")
+    if not path:
+        return value
+    return {**tree, name: with_entry(tree.get(name, {}), rest, value)}
+
+
+def without_entry(tree: Tree, path: str) -> Tree:
+    """Nested dicts without what stands at a path, and without dicts that this leaves empty."""
+    name, _, rest = path.partition("/")
+    inner = without_entry(tree[name], rest) if rest else {}
+    kept = {other: held for other, held in tree.items() if other != name}
+    return {**kept, name: inner} if inner else kept
+
+
+def flat(tree: Tree, path: str = "") -> Iterator[tuple[str, Any]]:
+    """What nested dicts hold, with its paths, in order."""
+    if isinstance(tree, dict):
+        for name, inner in tree.items():
+            yield from flat(inner, join(path, name))
+    else:
+        yield path, tree
+
+
 def check_name(name: object, where: str) -> None:
     """Raises unless name can stand in a path."""
     if not isinstance(name, str) or not name or "/" in name or "." in name:
@@ -106,21 +146,15 @@ def differences(declared: Tree, given: Tree, path: str = "") -> list[tuple[str, 
         for name in dict.fromkeys([*declared, *given]):
             place = join(path, str(name))
             if name not in given:
-                rows += [("missing", at, show(one), "nothing") for at, one in _leaves(declared[name], place)]
+                rows += [("missing", at, show(one), "nothing") for at, one in flat(declared[name], place)]
             elif name not in declared:
-                rows += [("unread", at, "nothing", show(one)) for at, one in _leaves(given[name], place)]
+                rows += [("unread", at, "nothing", show(one)) for at, one in flat(given[name], place)]
             else:
                 rows += differences(declared[name], given[name], place)
         return rows
     if not isinstance(declared, dict) and getattr(given, "shape", None) == declared.shape:
         return []
     return [("reshaped" if is_array(given) else "replaced", path, show(declared), show(given))]
-
-
-def _leaves(tree: Tree, path: str) -> list[tuple[str, Any]]:
-    if not isinstance(tree, dict):
-        return [(path, tree)]
-    return [leaf for name, inner in tree.items() for leaf in _leaves(inner, join(path, str(name)))]
 
 
 def table(rows: list[tuple[str, str, str, str]]) -> str:
@@ -146,10 +180,4 @@ def misfit_error(rows: list[tuple[str, str, str, str]], what: str = "params") ->
 
 def unread(rows: list[str], tree: Tree) -> list[tuple[str, str, str, str]]:
     """Rows for entries that nothing in the net can read."""
-    found: list[tuple[str, str, str, str]] = []
-    for path in rows:
-        here = tree
-        for name in names_of(path):
-            here = here[name]
-        found.append(("unread", path, "nothing", show(specs(here))))
-    return found
+    return [("unread", path, "nothing", show(specs(entry(tree, path)))) for path in rows]

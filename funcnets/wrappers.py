@@ -14,7 +14,7 @@ from funcnets.compose import Wrapper
 from funcnets.layer import Layer
 from funcnets.record import Arrays, Kind
 from funcnets.scope import Misfit
-from funcnets.shapes import Tree, join, names_of, near, show
+from funcnets.shapes import ABSENT, Tree, entry, join, near, show, with_entry
 from funcnets.values import call_code, code
 
 
@@ -184,16 +184,14 @@ class Tied(Wrapper):
         return m.body(*inputs, **kwargs)
 
     def _view(self, params: Tree) -> Tree:
-        source = params
-        for name in names_of(self.to):
-            source = source.get(name) if isinstance(source, dict) else None
-        if source is None:
+        source = entry(params, self.to)
+        if source is ABSENT:
             raise Misfit(f"tie: there is no parameter {self.to!r}, which {self.target!r} is tied to")
-        return _insert(params, names_of(self.target), self._through(source))
+        return with_entry(params, self.target, self._through(source))
 
     def _strangers(self, kind: Kind, tree: Tree, path: str) -> Iterator[str]:
         yield from super()._strangers(kind, tree, path)
-        if kind == "params" and self.target in leaf_paths(tree):
+        if kind == "params" and entry(tree, self.target) is not ABSENT:
             yield join(path, self.target)
 
     def _through(self, source: Any) -> Any:
@@ -205,6 +203,12 @@ class Tied(Wrapper):
         if self.target not in arrays or self.to not in arrays:
             return arrays  # it may be met in the other mode; `_check_plan` has the last word
         wanted, source = arrays[self.target].shapes, arrays[self.to].shapes
+        for path, shapes in ((self.target, wanted), (self.to, source)):
+            if isinstance(shapes, dict):
+                raise ValueError(
+                    f"tie: {path!r} is no single array but {show(shapes)}, which a layer or parametrisation holds in "
+                    "its place: tie the nets first and parametrise the array that stays, or leave it as it is"
+                )
         got = jax.eval_shape(self._through, source)
         if got.shape != wanted.shape:
             how = "unchanged" if self.via is None else f"via {code(self.via)}"
@@ -223,20 +227,6 @@ class Tied(Wrapper):
                 )
         if self.target in arrays:
             raise ValueError(f"tie: {self.to!r} is met in training only, so it cannot stand in for {self.target!r}")
-
-
-def leaf_paths(tree: Tree, path: str = "") -> Iterator[str]:
-    """The paths of the arrays of nested dicts."""
-    if isinstance(tree, dict):
-        for name, inner in tree.items():
-            yield from leaf_paths(inner, join(path, name))
-    else:
-        yield path
-
-
-def _insert(tree: Tree, names: list[str], value: Any) -> Tree:
-    first, *rest = names
-    return {**tree, first: _insert(tree.get(first, {}), rest, value) if rest else value}
 
 
 def tie(net: Layer, target: str, *, to: str, via: Callable[[Any], Any] | None = None) -> Tied:

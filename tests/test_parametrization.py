@@ -165,3 +165,73 @@ def test_what_cannot_be():
         stateful.apply(stateful.init(KEY, X), X)
     with pytest.raises(NotImplementedError, match="has no decompose"):
         fn.Parametrized(fn.Dense(3), kernel=fn.Parametrization()).init(KEY, X)
+
+
+def test_one_after_the_other_is_both_at_once():
+    first = fn.parametrize(NET, {"head/kernel": fn.WeightNorm()}, X)
+    both = fn.parametrize(first, {"head/bias": Shifted()}, X)
+    assert both["head"] == fn.Parametrized(fn.Dense(2), kernel=fn.WeightNorm(), bias=Shifted())
+    with pytest.raises(ValueError, match="has a parametrised 'kernel' already"):
+        fn.Parametrized(first["head"], kernel=fn.WeightNorm())
+
+
+class Shifted(fn.Parametrization):
+    def decompose(self, w):
+        return {"shifted": w - 1}
+
+    def forward(self, p, w):
+        return p["shifted"] + 1
+
+
+def test_weight_norm_in_low_precision_starts_with_the_right_lengths():
+    net = fn.Cast(fn.Parametrized(fn.Dense(3), kernel=fn.WeightNorm()), "bfloat16", param_dtype="bfloat16")
+    kernel = net.init(KEY, jnp.ones((1, 4096)))["kernel"]
+    wanted = np.linalg.norm(np.asarray(kernel["direction"], np.float32), axis=0)
+    np.testing.assert_allclose(np.asarray(kernel["scale"], np.float32), wanted, rtol=1e-2)
+
+
+class Nested(fn.Parametrization):
+    def decompose(self, w):
+        return {"a": {"b": w}}
+
+
+class Turned(fn.Parametrization):
+    def decompose(self, w):
+        return {"w": w}
+
+    def forward(self, p, w):
+        return p["w"].T
+
+
+def test_parametrisations_that_cannot_be():
+    with pytest.raises(TypeError, match=r"Nested\(\).decompose returns .*: it takes a parameter apart into a dict"):
+        fn.Parametrized(fn.Dense(3), kernel=Nested()).init(KEY, X)
+    with pytest.raises(
+        ValueError, match=r"Turned\(\) gives float32\[3,4\] for the parameter 'kernel', which is float32\[4,3"
+    ):
+        fn.Parametrized(fn.Dense(3), kernel=Turned()).init(KEY, X)
+    with pytest.raises(ValueError, match=r"SpectralNorm\(axis=2\) takes a parameter that has an axis 2"):
+        fn.Parametrized(fn.Dense(3), kernel=fn.SpectralNorm(axis=2)).init(KEY, X)
+    with pytest.raises(ValueError, match="WeightNorm takes axis as a whole number or None, got 'last'"):
+        fn.WeightNorm(axis="last")
+    tied = fn.tie(fn.Sequential(("a", fn.Dense(4)), ("b", fn.Dense(4))), "b/kernel", to="a/kernel")
+    with pytest.raises(ValueError, match="tie: 'a/kernel' is no single array but"):
+        fn.parametrize(tied, {"a/kernel": fn.WeightNorm()}, X).init(KEY, X)
+    shared = fn.Sequential(("embed", fn.Embedding(7, 3)), jnp.tanh, ("embed", fn.Unembed()))
+    with pytest.raises(ValueError, match=r"embed: Embedding\(7, 3\) and Unembed\(\) share these parameters by name"):
+        fn.parametrize(shared, {"embed/table": fn.WeightNorm()}, jnp.zeros((2, 4), int))
+
+
+def test_what_cannot_be_baked():
+    net = fn.Sequential(("it", fn.Parametrized(fn.Dense(4), kernel=fn.SpectralNorm())))
+    params, state = net.init(KEY, X), net.init_state(X)
+    with pytest.raises(ValueError, match="it/kernel: SpectralNorm.* carries state: give it too"):
+        fn.bake(net, params, X)
+    with pytest.raises(ValueError, match="it/kernel: SpectralNorm.* holds .* got float32"):
+        fn.bake(net, fn.Sequential(("it", fn.Dense(4))).init(KEY, X), X, state=state)
+    shared = fn.Repeat(fn.Parametrized(fn.Dense(4), kernel=fn.SpectralNorm()), 2, shared=True)
+    with pytest.raises(ValueError, match="kernel: one parameter with a state for each of several copies"):
+        fn.bake(shared, shared.init(KEY, X), X, state=shared.init_state(X))
+    plain = fn.Dense(3)
+    params = plain.init(KEY, X)
+    assert fn.bake(plain, params, X) == (plain, params)

@@ -21,13 +21,26 @@ import jax.numpy as jnp
 from funcnets.compose import Composite, Wrapper
 from funcnets.initializers import Zeros
 from funcnets.layer import Layer
+from funcnets.layers.promotion import at_least_float32
 from funcnets.leaves import Param
 from funcnets.params import chosen
 from funcnets.random import Request
 from funcnets.record import Arrays, Declaration, Kind, Steps
-from funcnets.rewrite import replace
-from funcnets.scope import ABSENT
-from funcnets.shapes import Tree, describe, join, names_of, near, show
+from funcnets.rewrite import find, rebuilt, replace, walk
+from funcnets.shapes import (
+    ABSENT,
+    Tree,
+    below,
+    describe,
+    entry,
+    flat,
+    join,
+    names_of,
+    near,
+    show,
+    with_entry,
+    without_entry,
+)
 from funcnets.values import call_code, code
 
 
@@ -50,8 +63,12 @@ class Parametrization(Layer):
         raise NotImplementedError(f"{type(self).__name__} has no decompose: write def decompose(self, w)")
 
     def params(self, w: Any) -> dict[str, Param]:
-        shapes = jax.eval_shape(self.decompose, w)
-        return {name: Param(one.shape, Zeros(), one.dtype) for name, one in shapes.items()}
+        held: Any = jax.eval_shape(self.decompose, w)
+        if not isinstance(held, dict) or any(isinstance(one, dict) for one in held.values()):
+            raise TypeError(
+                f"{self!r}.decompose returns {show(held)}: it takes a parameter apart into a dict of arrays"
+            )
+        return {name: Param(one.shape, Zeros(), one.dtype) for name, one in held.items()}
 
 
 class Parametrized(Wrapper):
@@ -66,11 +83,12 @@ class Parametrized(Wrapper):
 
     States: the parametrisations', under the parameters' names.
 
-    Inputs: those of the layer → its output.
+    Inputs: those of the layer → its output. Parameters that are read or given from outside, `m.child.params` or
+      `m.child(x, params=...)`, are the arrays that are held.
 
     Raises:
       TypeError: A layer made of layers (parametrise those in it), or something that is no parametrisation.
-      ValueError: (at init) a parameter that the layer does not have.
+      ValueError: (at init) a parameter that the layer does not have, or a parametrisation that gives another shape.
 
     Example:
       >>> net = fn.Parametrized(fn.Dense(3), kernel=fn.WeightNorm())
@@ -91,6 +109,13 @@ class Parametrized(Wrapper):
         self._fill(body=body, by=tuple({**dict(by), **named}.items()))
 
     def __post_init__(self) -> None:
+        if isinstance(self.body, Parametrized):  # one after the other is both at once
+            inner, new = self.body, dict(self.by)
+            twice = [name for name, _ in inner.by if name in new]
+            if twice:
+                raise ValueError(f"{describe(inner)} has a parametrised {twice[0]!r} already: leave out one of the two")
+            object.__setattr__(self, "body", inner.body)
+            object.__setattr__(self, "by", (*inner.by, *self.by))
         if not isinstance(self.body, Layer) or isinstance(self.body, Composite):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(
                 f"Parametrized takes one layer that has the parameters itself, got {code(self.body)}. In a net, "
@@ -115,7 +140,7 @@ class Parametrized(Wrapper):
 
     def _targets(self, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """The declared parameters that are parametrised."""
-        declared = dict(_flat(self.body._declares("params", inputs, kwargs)))
+        declared = dict(flat(self.body._declares("params", inputs, kwargs)))
         for name, _ in self.by:
             if name not in declared:
                 raise ValueError(
@@ -127,7 +152,10 @@ class Parametrized(Wrapper):
     def outline(self, m: Any, *inputs: Any, **kwargs: Any) -> Any:
         targets = self._targets(inputs, kwargs)
         for name, how in self.by:
-            states = how._declares("states", (targets[name],), {})
+            wanted, got = targets[name], how.plan(targets[name]).output
+            if getattr(got, "shape", None) != wanted.shape:
+                raise ValueError(f"{how!r} gives {show(got)} for the parameter {name!r}, which is {show(wanted)}")
+            states = how._declares("states", (wanted,), {})
             if states:
                 m._scope.beside(name, how, ABSENT).own_state(states)
         return m.body(*inputs, **kwargs)
@@ -135,13 +163,15 @@ class Parametrized(Wrapper):
     def forward(self, m: Any, *inputs: Any, **kwargs: Any) -> Any:
         targets, params = self._targets(inputs, kwargs), m.params
         for name, how in self.by:
-            held = _entry(params, names_of(name))
+            held = entry(params, name)
             w = m._scope.beside(name, how, held).run((targets[name],), {})
-            params = _with(params, names_of(name), w)
+            params = with_entry(params, name, w)
         return m.body(*inputs, params=params, **kwargs)
 
     def _lift(self, kind: Kind, arrays: Arrays) -> Arrays:
-        by = dict(self.by) if kind == "params" else {}
+        if kind == "states":
+            return arrays
+        by = dict(self.by)
         return {
             path: one._replace(what=_Decomposed(one.what, by[path])) if path in by else one
             for path, one in arrays.items()
@@ -164,9 +194,29 @@ class _Decomposed(Declaration):
     def shapes(self) -> Tree:
         return jax.eval_shape(self._how.decompose, self._what.shapes)
 
+    @property
+    def has_state(self) -> bool:
+        return self._how._wants.state
+
     def computed(self, held: Tree, state: Tree) -> Any:
         """The parameter, in evaluation."""
         return self._how.apply(held, self._what.shapes, state=state)[0]
+
+    def check(self, path: str, held: Tree, state: Tree, copies: tuple[int, ...]) -> None:
+        """Raises for what it cannot be computed from."""
+        shapes = jax.tree.map(lambda one: (*copies, *one.shape), self.shapes)
+        if not isinstance(held, dict) or jax.tree.map(jnp.shape, held) != shapes:
+            raise ValueError(
+                f"{path}: {self._how!r} holds {show(self.shapes)}{f' in {copies} copies' if copies else ''} in the "
+                f"parameter's place, got {show(held)}. Give the parameters of this very net"
+            )
+        if self.has_state and state is ABSENT:
+            raise ValueError(f"{path}: {self._how!r} carries state: give it too, bake(net, params, x, state=state)")
+        if any(jnp.shape(one)[: len(copies)] != copies or jnp.ndim(one) > 1 + len(copies) for one in state.values()):
+            raise ValueError(
+                f"{path}: one parameter with a state for each of several copies, {show(state)}, has no single value: a "
+                "shared body of Repeat cannot be baked"
+            )
 
     def stored_as(self, dtype: Any) -> _Decomposed:
         return _Decomposed(self._what.stored_as(dtype), self._how)
@@ -179,24 +229,6 @@ class _Decomposed(Declaration):
             return self._how.decompose(init(key, whole.shape, whole.dtype))
 
         return Request(steps, make=make)
-
-
-def _flat(tree: Tree, path: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(tree, dict):
-        for name, inner in tree.items():
-            yield from _flat(inner, join(path, name))
-    else:
-        yield path, tree
-
-
-def _entry(tree: Tree, names: list[str]) -> Any:
-    for name in names:
-        tree = tree.get(name, ABSENT) if isinstance(tree, dict) else ABSENT
-    return tree
-
-
-def _with(tree: Tree, names: list[str], value: Any) -> Tree:
-    return {**tree, names[0]: _with(tree[names[0]], names[1:], value)} if names else value
 
 
 def parametrize(net: Layer, by: Mapping[str, Parametrization], *sample: Any, **kwargs: Any) -> Layer:
@@ -220,12 +252,22 @@ def parametrize(net: Layer, by: Mapping[str, Parametrization], *sample: Any, **k
     places: dict[str, dict[str, Parametrization]] = {}
     for path, how in found.items():
         owner = plan.owners["params"][path]
-        places.setdefault(owner, {})[path[len(owner) :].lstrip("/")] = how
-    return replace(net, {owner: _wrapper(named) for owner, named in places.items()})
+        places.setdefault(owner, {})[below(path, owner)] = how
+    layers: dict[str, list[Layer]] = {}
+    for path, layer in walk(net):
+        if path in places and not layer._is_wrapper:
+            layers.setdefault(path, []).append(layer)
+    for path, several in layers.items():
+        if any(layer != several[0] for layer in several):
+            raise ValueError(
+                f"{path}: {' and '.join(map(repr, several))} share these parameters by name, and would each see the "
+                "arrays that a parametrisation holds: give the reader the computed array in a composite instead"
+            )
 
+    def change(layer: Layer, path: str, new: Layer) -> Layer:
+        return new if layer._is_wrapper or path not in places else Parametrized(new, places[path])
 
-def _wrapper(named: dict[str, Parametrization]) -> Callable[[Layer], Layer]:
-    return lambda layer: Parametrized(layer, named)
+    return rebuilt(net, change)
 
 
 def bake(net: Layer, params: Tree, *sample: Any, state: Tree = None, **kwargs: Any) -> Any:
@@ -248,23 +290,17 @@ def bake(net: Layer, params: Tree, *sample: Any, state: Tree = None, **kwargs: A
     """
     plan = net.plan(*sample, **kwargs)
     for path, one in plan.declared["params"].items():
-        if isinstance(one.what, _Decomposed):
-            names = names_of(path)
-            held = _entry({} if state is None else state, names)
-            compute = one.what.computed
-            for _ in one.copies:
-                compute = jax.vmap(compute)
-            params = _with(params, names, compute(_entry(params, names), {} if held is ABSENT else held))
-            state = state if held is ABSENT else _without(state, names)
-    plain = replace(net, {Parametrized: lambda layer: layer._entries()[0][1]})
+        if not isinstance(one.what, _Decomposed):
+            continue
+        held, own = entry(params, path), entry({} if state is None else state, path) if one.what.has_state else {}
+        one.what.check(path, held, own, one.copies)
+        compute = one.what.computed
+        for _ in one.copies:
+            compute = jax.vmap(compute)
+        params = with_entry(params, path, compute(held, own))
+        state = without_entry(state, path) if one.what.has_state else state
+    plain = replace(net, {Parametrized: lambda layer: layer._entries()[0][1]}) if find(net, Parametrized) else net
     return (plain, params) if state is None else (plain, params, state)
-
-
-def _without(tree: Tree, names: list[str]) -> Tree:
-    first, *rest = names
-    inner = _without(tree[first], rest) if rest else {}
-    kept = {name: held for name, held in tree.items() if name != first}
-    return {**kept, first: inner} if inner else kept
 
 
 # The usual ones
@@ -292,20 +328,21 @@ class WeightNorm(Parametrization):
 
     axis: int | None = -1
 
+    def __post_init__(self) -> None:
+        _check_whole(self, "axis", none=True)
+
     def decompose(self, w: jax.Array) -> dict[str, jax.Array]:
         _check_axis(self, w, self.axis)
         last = -1 if self.axis is None else self.axis
-        squares = _sum_in_order(jnp.square(jnp.moveaxis(w, last, -1).reshape(-1, w.shape[last])))
-        return {"direction": w, "scale": jnp.sqrt(_sum_in_order(squares) if self.axis is None else squares)}
+        squares = _sum_in_order(jnp.square(at_least_float32(jnp.moveaxis(w, last, -1)).reshape(-1, w.shape[last])))
+        lengths = jnp.sqrt(_sum_in_order(squares) if self.axis is None else squares)
+        return {"direction": w, "scale": lengths.astype(w.dtype)}
 
     def forward(self, p: dict[str, jax.Array], w: jax.ShapeDtypeStruct) -> jax.Array:
-        norm = self._norm(p["direction"])
-        return p["direction"] * (p["scale"].reshape(norm.shape) / norm)
-
-    def _norm(self, w: jax.Array) -> jax.Array:
-        """The lengths, in w's rank."""
-        axes = tuple(i for i in range(w.ndim) if self.axis is None or i != self.axis % w.ndim)
-        return jnp.sqrt(jnp.square(w).sum(axes, keepdims=True))
+        direction, scale = at_least_float32(p["direction"]), at_least_float32(p["scale"])
+        axes = tuple(i for i in range(direction.ndim) if self.axis is None or i != self.axis % direction.ndim)
+        norm = jnp.sqrt(jnp.square(direction).sum(axes, keepdims=True))
+        return (direction * (scale.reshape(norm.shape) / norm)).astype(p["direction"].dtype)
 
 
 class SpectralNorm(Parametrization):
@@ -344,7 +381,8 @@ class SpectralNorm(Parametrization):
     epsilon: float = 1e-12
 
     def __post_init__(self) -> None:
-        if not isinstance(self.iterations, int) or self.iterations < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+        _check_whole(self, "axis", none=False)
+        if type(self.iterations) is not int or self.iterations < 1:
             raise ValueError(f"SpectralNorm takes iterations as a whole number, at least 1, got {self.iterations!r}")
 
     def decompose(self, w: jax.Array) -> dict[str, jax.Array]:
@@ -352,13 +390,14 @@ class SpectralNorm(Parametrization):
         return {"weight": w}
 
     def states(self, w: jax.ShapeDtypeStruct) -> dict[str, Param]:
+        _check_axis(self, w, self.axis)
         rows = w.shape[self.axis]
         return {"u": Param((rows,), _unit, w.dtype), "v": Param((math.prod(w.shape) // rows,), _unit, w.dtype)}
 
     def forward(
         self, p: dict[str, jax.Array], w: jax.ShapeDtypeStruct, *, state: dict[str, jax.Array], train: bool
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        weight = p["weight"]
+        weight = at_least_float32(p["weight"])
         matrix = jnp.moveaxis(weight, self.axis, 0).reshape(weight.shape[self.axis], -1)
         fixed = jax.lax.stop_gradient(matrix)
         u, v = state["u"].astype(weight.dtype), state["v"].astype(weight.dtype)
@@ -367,7 +406,7 @@ class SpectralNorm(Parametrization):
                 u = self._normalised(fixed @ v)
                 v = self._normalised(u @ fixed)
             state = {"u": u.astype(state["u"].dtype), "v": v.astype(state["v"].dtype)}
-        return weight / (u @ matrix @ v), state
+        return (weight / (u @ matrix @ v)).astype(p["weight"].dtype), state
 
     def _normalised(self, x: jax.Array) -> jax.Array:
         return x / jnp.maximum(jnp.sqrt(jnp.square(x).sum()), self.epsilon)
@@ -379,8 +418,15 @@ def _sum_in_order(x: jax.Array) -> jax.Array:
 
 
 def _unit(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-    x = jax.random.normal(key, shape, dtype)
-    return x / jnp.sqrt(jnp.square(x).sum())
+    x = at_least_float32(jax.random.normal(key, shape, dtype))
+    return (x / jnp.sqrt(jnp.square(x).sum())).astype(dtype)
+
+
+def _check_whole(how: Parametrization, name: str, *, none: bool) -> None:
+    held = getattr(how, name)
+    if type(held) is not int and not (none and held is None):
+        either = " or None" if none else ""
+        raise ValueError(f"{type(how).__name__} takes {name} as a whole number{either}, got {held!r}")
 
 
 def _check_axis(how: Parametrization, w: Any, axis: int | None) -> None:

@@ -116,6 +116,7 @@ class Parametrized(Wrapper):
                 raise ValueError(f"{describe(inner)} has a parametrised {twice[0]!r} already: leave out one of the two")
             object.__setattr__(self, "body", inner.body)
             object.__setattr__(self, "by", (*inner.by, *self.by))
+        object.__setattr__(self, "by", tuple(sorted(self.by, key=lambda pair: pair[0])))
         if not isinstance(self.body, Layer) or isinstance(self.body, Composite):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(
                 f"Parametrized takes one layer that has the parameters itself, got {code(self.body)}. In a net, "

@@ -273,8 +273,7 @@ def draw(key: Any, requests: Sequence[Request]) -> list[Any]:
         return []
     key = as_key(key)
     traced, words = _read(key)
-    place = key.sharding if words is not None and key.committed else None
-
+    place = None if traced or not key.committed else key.sharding
     put: Callable[[np.ndarray], jax.Array] = functools.partial(_own, place=place)
     drawn: dict[int, Any] = {}
     windowed: dict[int, Recipe] = {}
@@ -284,7 +283,9 @@ def draw(key: Any, requests: Sequence[Request]) -> list[Any]:
         recipe = _recipe(request)
         shape = (*request.copies, *request.shape)
         if recipe is not None and (recipe.standard is None or 0 in shape):
-            drawn[i] = jnp.full(shape, recipe.factor) if words is None else put(np.full(shape, recipe.factor))
+            drawn[i] = (
+                jnp.full(shape, recipe.factor, device=place) if words is None else put(np.full(shape, recipe.factor))
+            )
         elif recipe is not None and words is not None and recipe.factor.dtype.kind != "c":
             windowed[i] = recipe
         else:
@@ -402,8 +403,10 @@ def _draw_others(key: jax.Array, requests: Sequence[Request], traced: bool) -> l
                 # A loop, since XLA would fuse the whole draw into each slice, and compile it as often.
                 stacked = lax.map(make, mine)
                 drawn |= {i: jax.tree.map(operator.itemgetter(j), stacked) for j, i in enumerate(equal)}
-            else:
+            elif traced or isinstance(requests[equal[0]].init, Value):
                 drawn |= {i: make(mine[j]) for j, i in enumerate(equal)}
+            else:  # a user's function may return an array that it keeps, and another would then donate it
+                drawn |= {i: jax.tree.map(jnp.copy, make(mine[j])) for j, i in enumerate(equal)}
     return [drawn[i] for i in range(len(requests))]
 
 

@@ -84,12 +84,14 @@ class Scan(_Copies):
     return_carry: bool = False
 
     def __post_init__(self) -> None:
-        whole, chunk = "as a whole number, at least 1", "It is a number of steps"
+        def steps(held: Any) -> bool:
+            return type(held) is int and held >= 1
+
         self._take("axis", type(self.axis) is int, "as a whole number", "The time axis of (batch, time, ...) is 1")
         self._take("reverse", isinstance(self.reverse, bool), "as True or False", "Write reverse=True")
-        self._take("unroll", type(self.unroll) is int and self.unroll >= 1, whole, chunk)
-        valid = self.remat is None or self.remat == "sqrt" or (type(self.remat) is int and self.remat >= 1)
-        self._take("remat", valid, f"as None, 'sqrt', or {whole[3:]}", chunk)
+        self._take("unroll", steps(self.unroll), "as a whole number, at least 1", "It is a number of steps")
+        chunk = self.remat is None or self.remat == "sqrt" or steps(self.remat)
+        self._take("remat", chunk, "as None, 'sqrt', or a whole number, at least 1", "It is a number of steps")
         self._take("keys", self.keys in ("step", "sequence"), "as 'step' or 'sequence'", "A key itself goes to apply")
         self._take("return_carry", isinstance(self.return_carry, bool), "as True or False", "Write return_carry=True")
 
@@ -104,6 +106,7 @@ class Scan(_Copies):
             raise TypeError(
                 f"{describe(self)}: the cell has no initial_carry(x), so give the carry to start from: (carry, xs)"
             )
+        self._time(xs)
         return start(jax.tree.map(self._step_of, xs))
 
     def _step_of(self, a: Any) -> jax.ShapeDtypeStruct:
@@ -138,7 +141,7 @@ class Scan(_Copies):
         valid = None if lengths is None else self._valid(lengths, given, time)
         xs: Any = jax.tree.map(lambda a: jnp.moveaxis(a, self.axis, 0), given)
         if valid is not None:
-            xs = _where(valid, xs, jax.tree.map(jnp.zeros_like, xs))
+            xs = jax.tree.map(lambda a: _filled(a, valid), xs)
         numbers = None if m._scope.keys is None or self.keys == "sequence" else jnp.arange(time)
         changed: list[bool] = []
         step = self._step(cell, fresh, changed)
@@ -227,10 +230,19 @@ def _spec(a: Any) -> jax.ShapeDtypeStruct:
 
 
 def start_of(cell: Any) -> Callable[[Any], Any] | None:
-    """The initial_carry of a cell, or of what its wrappers hold; None where there is none."""
+    """The initial_carry of a cell, or of what its wrappers hold; None where there is none, or copies with one each."""
     while isinstance(cell, Layer) and cell._is_wrapper and not hasattr(cell, "initial_carry"):
+        if cell._copies("states") is not None:
+            return None
         cell = cell._entries()[0][1]
     return getattr(cell, "initial_carry", None)
+
+
+def scan_in(layer: Any) -> Scan | None:
+    """The Scan that a layer is, or that its wrappers hold."""
+    while isinstance(layer, Layer) and layer._is_wrapper and not isinstance(layer, Scan):
+        layer = layer._entries()[0][1]
+    return layer if isinstance(layer, Scan) else None
 
 
 def _root(time: int) -> int:
@@ -240,6 +252,19 @@ def _root(time: int) -> int:
 
 
 # Masks over (batch, ...)
+
+
+def _filled(xs: jax.Array, valid: jax.Array) -> jax.Array:
+    """xs (time, batch, ...) with each row's last valid step in place of those beyond it: what they hold reaches
+    nothing, and a cell that cannot be differentiated at zero meets none. Rows without a valid step are zeros.
+    """
+    if not len(xs):
+        return xs
+    last = jnp.maximum(valid.sum(0, dtype=jnp.int32) - 1, 0)  # (batch,)
+    axes = range(valid.ndim, xs.ndim)
+    step = jnp.take_along_axis(xs, jax.lax.expand_dims(last[None], axes), axis=0)  # (1, batch, ...)
+    step = jnp.where(jax.lax.expand_dims(valid[:1], axes), step, jnp.zeros_like(step))
+    return jnp.where(jax.lax.expand_dims(valid, axes), xs, step)
 
 
 def _leads(shape: tuple[int, ...], tree: Any) -> bool:

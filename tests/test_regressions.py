@@ -554,3 +554,110 @@ def test_the_table_shows_copies_and_ties():
     net = fn.Sequential(("embed", fn.Embedding(9, 3)), fn.Repeat(fn.Dense(3), 6), ("embed", fn.Unembed()))
     rows = {(path, layer): size for path, layer, _, size in net.plan(ids).rows()}
     assert rows == {("embed", "Embedding(9, 3)"): 27, ("dense_0", "Dense(3) ×6"): 72, ("embed", "Unembed() (tied)"): 0}
+
+
+# What a review of plans that remember found
+
+
+def test_composites_under_one_name_are_compared_also_where_one_was_noted_before():
+    first, other = fn.Sequential(fn.Dense(3)), fn.Sequential(("other", fn.Dense(3)))
+    with pytest.raises(ValueError, match="two layers disagree"):
+        fn.Sequential(("a", first), ("b", first), ("b", other)).init(KEY, X)
+    inner, outer = fn.Sequential(("in", first)), fn.Sequential(("in", other))
+    with pytest.raises(ValueError, match="two layers disagree"):
+        fn.Sequential(("a", inner), ("b", inner), ("b", outer)).init(KEY, X)
+
+
+def reads_the_mode_and_goes_on(m, x):
+    training = m.train
+    try:
+        y = m.bad(x)
+    except ValueError:
+        y = x
+    return m.more(y) if training else y
+
+
+def test_a_forward_that_catches_an_error_keeps_its_training_pass_and_its_recorder():
+    bad = fn.Residual(fn.Sequential(fn.Dense(4)))
+    params = fn.compose(bad=bad, more=fn.Dense(5))(reads_the_mode_and_goes_on).init(KEY, X)
+    assert set(params) == {"more"}
+
+    @fn.compose(c=fn.Cast(fn.Dense(3), "float32"))
+    def tries_twice(m, x):
+        c = m.c
+        try:
+            return c(None)
+        except TypeError:
+            return c(x)
+
+    assert set(tries_twice.init(KEY, X)) == {"c"}
+
+
+class Gathered(fn.Layer):
+    axis_name: str = "i"
+
+    def forward(self, p, x):
+        return jax.lax.all_gather(x, self.axis_name, axis=-1, tiled=True)
+
+
+def test_a_named_axis_that_is_bound_already_is_the_one_that_a_plan_sees():
+    net = fn.Sequential(Gathered(), fn.Dense(2))
+    batch = jnp.ones((4, 2, 3))
+    outside = net.plan(batch[0]).params["dense_0"]["kernel"].shape
+    inside = jax.vmap(lambda x: net.init(KEY, x), axis_name="i", out_axes=None)(batch)["dense_0"]["kernel"].shape
+    assert (outside, inside) == ((3, 2), (12, 2))
+
+    class Paired(fn.Layer):
+        axis_name: str = "i"
+
+        def forward(self, p, x):
+            return jax.lax.all_gather(x, self.axis_name, axis_index_groups=[[0, 1]])
+
+    with pytest.raises(Exception) as caught:
+        Paired().init(KEY, X)
+    assert "planned with size 1 for the axes i" in "".join(caught.value.__notes__)
+
+
+@jax.tree_util.register_pytree_node_class
+class Tagged:
+    def __init__(self, x, tag):
+        self.x, self.tag = x, tag
+
+    def tree_flatten(self):
+        return (self.x,), self.tag
+
+    @classmethod
+    def tree_unflatten(cls, tag, children):
+        return cls(children[0], tag)
+
+
+def test_containers_of_ones_own_are_no_mark():
+    block = fn.compose(d=fn.Dense(3))(lambda m, t: m.d(t.x) * t.tag)
+    net = fn.compose(a=block, b=block)(lambda m, x: (m.a(Tagged(x, 2)), m.b(Tagged(x, 2.0))))
+    net.init(KEY, X)
+    arrays = fn.compose(a=block, b=block)(lambda m, x: m.a(Tagged(x, np.ones(3))) + m.b(Tagged(x, np.ones(3))))
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        arrays.init(KEY, X)
+
+
+def test_init_owns_what_it_hands_out():
+    kept = jax.random.normal(KEY, (7, 3))
+    net = fn.compose(w=fn.Param((7, 3), lambda *_: kept), v=fn.pair(lambda key: {"v": kept}, lambda p: p["v"]))(
+        lambda m: m.w() + m.v()
+    )
+    jax.jit(lambda p: jax.tree.map(lambda a: a + 1, p), donate_argnums=0)(net.init(KEY))
+    net.init(KEY)
+    assert not kept.is_deleted()
+
+
+def test_constants_stand_where_the_key_does():
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    key = jax.device_put(KEY, jax.NamedSharding(mesh, jax.P()))
+    params = fn.Dense(3).init(key, X)
+    assert {len(array.devices()) for array in jax.tree.leaves(params)} == {8}
+
+
+def test_no_copies_have_parameters_to_hand_on():
+    net = fn.compose(r=fn.Repeat(fn.Dense(3), 0))(lambda m, x: m.r(m.r(x), params=m.r.params))
+    x = jnp.ones((2, 3))
+    assert net.apply(net.init(KEY, x), x).shape == (2, 3)

@@ -321,3 +321,22 @@ def test_it_refuses_inputs_and_cells(net, inputs, masks, kind, text):
     for call in (net.plan, lambda *inputs, **masks: net.apply(PARAMS if net.cell is CELL else {}, *inputs, **masks)):
         with pytest.raises(kind, match=re.escape(text)):
             call(*inputs, **masks)
+
+
+@fn.compose(dense=fn.Dense(3))
+def normed(m, carry, x):
+    carry = jnp.tanh(m.dense(x / jnp.linalg.norm(x, axis=-1, keepdims=True)) + carry)
+    return carry, carry
+
+
+def test_gradients_past_a_length_are_finite_where_the_cell_has_none_at_zero():
+    xs = jax.random.normal(jax.random.key(3), (3, 7, 3))
+    net, carry, lengths = fn.Scan(normed), jnp.zeros((3, 3)), jnp.array([7, 3, 5])
+    params = net.init(jax.random.key(0), carry, xs)
+
+    def loss(params, xs):
+        return net.apply(params, carry, xs, lengths=lengths)[1].sum()
+
+    gradients = jax.jit(jax.grad(loss, argnums=(0, 1)))(params, xs.at[1, 3:].set(jnp.nan))
+    assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradients))
+    assert (gradients[1][1, 3:] == 0).all()

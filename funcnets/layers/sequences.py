@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from funcnets.compose import Composite, Wrapper
 from funcnets.layer import Layer
 from funcnets.leaves import Param, as_layer
 from funcnets.record import Kind
-from funcnets.scan import Scan, start_of
+from funcnets.scan import Scan, scan_in, start_of
 from funcnets.shapes import Tree, describe, join, show, specs
 from funcnets.values import code
 
@@ -79,8 +79,25 @@ class Streaming(Wrapper):
 
     body: Layer | Callable[..., Any]
 
+    def __post_init__(self) -> None:
+        scan, inner = scan_in(self.body), as_layer(self.body)
+        if scan is not None and scan.reverse:
+            raise ValueError(
+                f"Streaming takes a Scan that runs forward, got {code(self.body)}. In reverse a sequence ends where it "
+                f"begins, so that no call can go on where another ended: give the whole sequence to the Scan"
+            )
+        while inner._is_wrapper:
+            inner = inner._entries()[0][1]
+        if any(name == "carry" for name, _ in inner._entries()):
+            raise ValueError(
+                f"Streaming keeps the carry under the name 'carry', which a child of {code(self.body)} has too. Give "
+                f"the child another name"
+            )
+
     def forward(self, m: Any, x: Any, **kwargs: Any) -> Any:
-        kept = Bound(m._scope.child("carry", Carry(self.body)))
+        held = Carry(self.body)
+        object.__setattr__(held, "_created", self._created)  # a message names the line of the Streaming
+        kept = Bound(m._scope.child("carry", held))
         carry, y = m.body(kept(x), x, **kwargs)
         old = kept.state
         kept.state = {str(i): one.astype(old[str(i)].dtype) for i, one in enumerate(jax.tree.leaves(carry))}
@@ -93,6 +110,14 @@ class Streaming(Wrapper):
         others = {name: inner for name, inner in tree.items() if name != "carry"}
         for place in super()._strangers(kind, others, path):
             yield from [place] if place != path else [join(path, name) for name in others]
+
+
+def _changed_scan(rnn: Any, **changed: Any) -> Layer:
+    """A Scan, alone or in wrappers, with other settings."""
+    if isinstance(rnn, Scan):
+        return dataclasses.replace(rnn, **changed)
+    field = next(iter(rnn._members()))
+    return rnn._with({field: _changed_scan(rnn._entries()[0][1], **changed)})
 
 
 class Bidirectional(Composite):
@@ -133,17 +158,19 @@ class Bidirectional(Composite):
 
     def __post_init__(self) -> None:
         ahead, back = self.forward_rnn, self.backward_rnn
-        ahead = ahead if isinstance(ahead, Scan) else Scan(ahead)
-        if not isinstance(back, Scan):
-            back = dataclasses.replace(ahead, cell=ahead.cell if back is None else back, reverse=True)
+        ahead = ahead if scan_in(ahead) else Scan(ahead)
+        if back is None:
+            back = _changed_scan(ahead, reverse=True)
+        elif not scan_in(back):
+            back = _changed_scan(ahead, reverse=True, cell=back)
         for name, rnn, reverse in (("forward_rnn", ahead, False), ("backward_rnn", back, True)):
-            if rnn.reverse is not reverse:
+            if cast(Scan, scan_in(rnn)).reverse is not reverse:
                 raise ValueError(
                     f"Bidirectional takes {name} as a cell, or a Scan with reverse={reverse}, got {code(rnn)}. Give "
                     f"the cell alone: it is then run in its direction"
                 )
             object.__setattr__(self, name, rnn)
-        if ahead.return_carry is not back.return_carry:
+        if cast(Scan, scan_in(ahead)).return_carry is not cast(Scan, scan_in(back)).return_carry:
             raise ValueError(
                 f"Bidirectional takes two Scans with the same return_carry, got {code(ahead)} and {code(back)}. Set it "
                 f"in both"
@@ -161,7 +188,7 @@ class Bidirectional(Composite):
             results = m.forward_rnn(ahead, xs, **masks), m.backward_rnn(back, xs, **masks)
         else:
             results = m.forward_rnn(*inputs, **masks), m.backward_rnn(*inputs, **masks)
-        if len(inputs) == 2 or m.forward_rnn.return_carry:
+        if len(inputs) == 2 or cast(Scan, scan_in(self.forward_rnn)).return_carry:
             carries, outputs = zip(*results, strict=True)
             return carries, merged(m, list(outputs))
         return merged(m, list(results))

@@ -273,3 +273,23 @@ def test_bidirectional_says_what_is_wrong():
         ),
     ):
         fn.Bidirectional(CELL, fn.LSTMCell(5), merge="sum").init(KEY, XS)
+
+
+def test_a_scan_in_wrappers_is_found():
+    wrapped = fn.Bidirectional(fn.Remat(fn.Scan(CELL)))
+    assert wrapped.backward_rnn == fn.Remat(fn.Scan(CELL, reverse=True))
+    plain = fn.Bidirectional(CELL)
+    assert fn.rewrite.replace(plain, {fn.Scan: fn.Remat}) == wrapped
+    params = plain.init(KEY, XS)
+    np.testing.assert_allclose(wrapped.apply(params, XS), plain.apply(params, XS), rtol=1e-5, atol=1e-6)
+
+
+def test_streaming_refuses_what_cannot_go_on():
+    with pytest.raises(ValueError, match="Streaming takes a Scan that runs forward, got Scan.*reverse=True"):
+        fn.Streaming(fn.Scan(CELL, reverse=True))
+    with pytest.raises(ValueError, match="Streaming keeps the carry under the name 'carry'"):
+        fn.Streaming(fn.compose(carry=fn.Dense(2))(lambda m, carry, x: (carry, m.carry(x))))
+    with pytest.raises(ValueError, match="Scan takes inputs with a time axis 1"):
+        fn.Streaming(fn.Scan(CELL)).init_state(jnp.ones(3))
+    with pytest.raises(TypeError, match="has no initial_carry"):
+        fn.Scan(fn.Ensemble(CELL, 2)).init(KEY, XS)

@@ -23,6 +23,7 @@ other fields are hyperparameters.
 from __future__ import annotations
 
 import functools
+import inspect
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar
@@ -38,8 +39,45 @@ from funcnets.values import Value, call_code, code
 _RESERVED = ("train", "key", "params", "state")
 
 
+def _check_forward(forward: Any, owner: str) -> None:
+    """Raises for a forward that would have the mode, a key or a state as arguments, as a leaf's does."""
+    try:
+        parameters = inspect.signature(forward).parameters.values()
+    except (TypeError, ValueError):
+        return
+    named = [p.name for p in parameters if p.name in ("train", "key", "state") and p.kind is p.KEYWORD_ONLY]
+    if named:
+        instead = {"train": "m.train", "key": "m.key()", "state": "m.state"}
+        raise TypeError(
+            f"{owner} is a composite, whose forward has {', '.join(named)} from m: write "
+            f"{', '.join(instead[name] for name in named)}"
+        )
+
+
 class Composite(Layer):
-    """A layer with children; a subclass writes `forward(self, m, *inputs)`, and its annotated names are its fields."""
+    """A layer with children; a subclass writes `forward(self, m, *inputs)`, and its annotated names are its fields.
+
+    Fields that hold layers or functions are children. In forward, m is the composite with its parameters:
+
+    - `m.name(x)` calls a child; `m.name` of another field is its value.
+    - `m.train` is the mode, `m.key()` a key for randomness of one's own (another at each call).
+    - `m.params` and `m.state` are the composite's own parameters and state, `m.child.params` and `m.child.state` a
+      child's. A state may be set.
+    - `m.child(x, params=..., state=..., key=..., train=...)` gives a child others than the pass's; with a state it
+      returns (y, new state).
+
+    Example:
+      >>> class Encoder(fn.Composite):
+      ...     mean: fn.Layer
+      ...     log_var: fn.Layer
+      ...     def forward(self, m, x):
+      ...         mean, deviation = m.mean(x), jnp.exp(m.log_var(x) / 2)
+      ...         return mean + deviation * jax.random.normal(m.key(), mean.shape) if m.train else mean
+      >>> net, x = Encoder(fn.Dense(2), fn.Dense(2)), jnp.ones((3, 5))
+      >>> params = net.init(jax.random.key(0), x)
+      >>> net.apply(params, x, key=jax.random.key(1), train=True).shape
+      (3, 2)
+    """
 
     @classmethod
     def _check_author(cls) -> None:
@@ -50,6 +88,8 @@ class Composite(Layer):
                     f"its own, "
                     "a field that holds fn.Param(shape, initializer)"
                 )
+        if "forward" in cls.__dict__:
+            _check_forward(cls.__dict__["forward"], cls.__name__)
 
     def forward(self, m: Any, *inputs: Any, **kwargs: Any) -> Any:
         raise NotImplementedError(f"{type(self).__name__} has no forward: write def forward(self, m, x)")
@@ -78,6 +118,12 @@ class Composite(Layer):
         object.__setattr__(self, "_children", (tuple(entries), members, by_name))
 
     def _entries(self) -> tuple[tuple[str, Layer], ...]:
+        if "_children" not in self.__dict__:
+            raise TypeError(
+                f"{type(self).__name__} has an __init__ of its own, which makes no children: a composite's children "
+                "are its annotated fields, `hidden: fn.Layer`; what depends on a width is built by a function that "
+                "returns the composite"
+            )
         return self.__dict__["_children"][0]
 
     def _members(self) -> dict[str, int | tuple[int, ...]]:
@@ -297,6 +343,7 @@ class Composed(Composite):
     def __post_init__(self) -> None:
         if not callable(self.function) or isinstance(self.function, Value):
             raise TypeError(f"compose decorates a forward function (m, *inputs), got {code(self.function)}")
+        _check_forward(self.function, function_name(self.function))
         if {"function", "parts"} & dict(self.parts).keys():
             raise ValueError("a part cannot be named 'function' or 'parts', which the composite itself has")
 
@@ -335,7 +382,8 @@ class Composed(Composite):
 def compose(*functions: Any, **parts: Any) -> Callable[[Callable[..., Any]], Composed]:
     """A decorator that makes a composite of a forward function `(m, *inputs)` and its parts.
 
-    Parts that are layers or functions are children, `m.name(...)`; all others are hyperparameters, `m.name`. A forward
+    Parts that are layers or functions are children, `m.name(...)`; all others are hyperparameters, `m.name`; what else
+    m has (`m.train`, `m.key()`, `m.state`, ...) is told at `Composite`. A forward
     defined again is another one to JAX: a factory therefore dresses a function of the module,
     `fn.compose(...)(forward)`. Given a composite, it dresses the same forward with these parts.
 

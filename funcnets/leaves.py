@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -148,6 +149,14 @@ class Function(Layer):
 
     function: Callable[..., Any]
 
+    def __post_init__(self) -> None:
+        named = _modes_of(self.function) if inspect.isfunction(self.function) else ()
+        if named:
+            raise TypeError(
+                f"{function_name(self.function)} names {', '.join(named)}, which a function in a net is not given: "
+                "make it a fn.Layer with forward(self, p, x, *, key, train), or fn.pair(init, apply)"
+            )
+
     def _run(self, scope: Scope, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return self.function(*inputs, **kwargs)
 
@@ -160,6 +169,13 @@ class Function(Layer):
 
     def _auto_name(self) -> str:
         return function_name(self.function)
+
+
+@functools.lru_cache(maxsize=256)
+def _modes_of(function: Any) -> tuple[str, ...]:
+    """What a function names of a pass: the mode, a key, a state."""
+    parameters = inspect.signature(function).parameters.values()
+    return tuple(p.name for p in parameters if p.name in ("key", "train", "state") and p.kind is p.KEYWORD_ONLY)
 
 
 def function_name(function: Any) -> str:

@@ -26,7 +26,7 @@ from funcnets.leaves import Param
 from funcnets.params import chosen
 from funcnets.random import Request
 from funcnets.record import Arrays, Declaration, Kind, Steps
-from funcnets.rewrite import find, rebuilt, replace, walk
+from funcnets.rewrite import Place, find, rebuilt, replace, walk
 from funcnets.shapes import (
     ABSENT,
     Tree,
@@ -255,9 +255,9 @@ def parametrize(net: Layer, by: Mapping[str, Parametrization], *sample: Any, **k
         owner = plan.owners["params"][path]
         places.setdefault(owner, {})[below(path, owner)] = how
     layers: dict[str, list[Layer]] = {}
-    for path, layer in walk(net):
-        if path in places and not layer._is_wrapper:
-            layers.setdefault(path, []).append(layer)
+    for place in walk(Place("", net)):
+        if place.path in places and not place.layer._is_wrapper:
+            layers.setdefault(place.path, []).append(place.layer)
     for path, several in layers.items():
         if any(layer != several[0] for layer in several):
             raise ValueError(
@@ -265,10 +265,11 @@ def parametrize(net: Layer, by: Mapping[str, Parametrization], *sample: Any, **k
                 "arrays that a parametrisation holds: give the reader the computed array in a composite instead"
             )
 
-    def change(layer: Layer, path: str, new: Layer) -> Layer:
-        return new if layer._is_wrapper or path not in places else Parametrized(new, places[path])
+    def change(place: Place, new: Layer) -> Layer:
+        named = None if place.layer._is_wrapper else places.get(place.path)
+        return new if named is None else Parametrized(new, named)
 
-    return rebuilt(net, change)
+    return rebuilt(Place("", net), change)
 
 
 def bake(net: Layer, params: Tree, *sample: Any, state: Tree = None, **kwargs: Any) -> Any:

@@ -1,8 +1,9 @@
 """From one net value to another: find layers in a net, and replace them.
 
 Nets never change; these functions return new ones. A layer is spoken of by the pattern of its path (see
-`funcnets.params`), by its class, or by an equal layer or function. A path leads to the layer that has the name, inside
-of wrappers that stand around it (Remat, Freeze, ...), since these add no name.
+`funcnets.params`), by its class, or by an equal layer or function. Where wrappers stand around a layer (Remat,
+Residual, ...), which add no name, a path leads to the outermost of them, as `net.at(path)` does; fields given for a
+path are those of the outermost that has them.
 
 Names stay as they are: where a new layer in a row would be named otherwise, the row keeps the old names as given ones,
 so the parameters of what was not replaced still fit. (Functions have none, and go by their own names.)
@@ -11,7 +12,7 @@ so the parameters of what was not replaced still fit. (Functions have none, and 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from funcnets.compose import Composite
 from funcnets.layer import Layer
@@ -26,11 +27,30 @@ New = Layer | Callable[[Layer], Any] | Mapping[str, Any]
 """What a layer is replaced by: another layer, a function from the old one to the new, or new values of its fields."""
 
 
-def walk(net: Layer, path: str = "") -> Iterator[tuple[str, Layer]]:
-    """Every layer in a net with its path, parents first; a wrapper and its child have the same path."""
-    yield path, net
-    for name, layer in net._entries():
-        yield from walk(layer, join(path, name))
+class Place(NamedTuple):
+    """A layer at its place in a net.
+
+    Attributes:
+      path: Its path.
+      layer: The layer.
+      around: The wrappers around it, which have the same path.
+    """
+
+    path: str
+    layer: Layer
+    around: tuple[Layer, ...] = ()
+
+    def children(self) -> list[Place]:
+        """The places of its children."""
+        around = (*self.around, self.layer) if self.layer._is_wrapper else ()
+        return [Place(join(self.path, name), child, around) for name, child in self.layer._entries()]
+
+
+def walk(place: Place) -> Iterator[Place]:
+    """A place and all below it, parents first."""
+    yield place
+    for child in place.children():
+        yield from walk(child)
 
 
 def find(net: Layer, what: What) -> dict[str, Layer]:
@@ -49,18 +69,18 @@ def find(net: Layer, what: What) -> dict[str, Layer]:
       {'dense_0': Dense(8), 'head': Dense(2)}
     """
     found: dict[str, Layer] = {}
-    for path, layer in walk(net):
-        if _speaks_of(what, path, layer):
-            found.setdefault(path, layer)
+    for place in walk(Place("", net)):
+        if _speaks_of(what, place):
+            found.setdefault(place.path, place.layer)
     return found
 
 
-def _speaks_of(what: Any, path: str, layer: Layer) -> bool:
+def _speaks_of(what: Any, place: Place) -> bool:
     if isinstance(what, str):
-        return not layer._is_wrapper and matches(what, path)
+        return not place.around and matches(what, place.path)
     if isinstance(what, type):
-        return isinstance(layer, what)
-    return layer == as_layer(what)
+        return isinstance(place.layer, what)
+    return place.layer == as_layer(what)
 
 
 def replace(net: Layer, changes: Mapping[What, New]) -> Layer:
@@ -82,27 +102,35 @@ def replace(net: Layer, changes: Mapping[What, New]) -> Layer:
       >>> fn.rewrite.replace(net, {"dense_1": {"features": 5}, jax.nn.relu: lambda _: jax.nn.gelu})
       Sequential(Dense(8), jax.nn.gelu, Dense(5))
     """
-    layers: dict[str, list[Layer]] = {}
-    for path, layer in walk(net):
-        layers.setdefault(path, []).append(layer)
-    chosen(
-        changes, layers, "layer", lambda what, path: any(_speaks_of(what, path, layer) for layer in layers[path])
-    )  # raises for a rule that speaks of none
+    places: dict[str, list[Place]] = {}
+    for place in walk(Place("", net)):
+        places.setdefault(place.path, []).append(place)
+    # Raises for a rule that speaks of none.
+    chosen(changes, places, "layer", lambda what, path: any(_speaks_of(what, place) for place in places[path]))
 
-    def change(layer: Layer, path: str, new: Layer) -> Layer:
+    def change(place: Place, new: Layer) -> Layer:
         for what, by in changes.items():
-            if _speaks_of(what, path, layer):
-                return _changed(new, by, path, layers[path])
+            if isinstance(what, str) and isinstance(by, Mapping):
+                if matches(what, place.path) and _is_meant(by, place):
+                    return _with_fields(new, by, place.path)
+            elif _speaks_of(what, place):
+                return _changed(new, by, place.path)
         return new
 
-    return rebuilt(net, change)
+    return rebuilt(Place("", net), change)
 
 
-def _changed(layer: Layer, by: New, path: str, there: list[Layer]) -> Layer:
+def _is_meant(fields: Mapping[str, Any], place: Place) -> bool:
+    """Whether fields given for a path are this layer's: the outermost there that has them, or else the innermost."""
+    having = [layer for layer in (*place.around, place.layer) if fields.keys() <= layer._settings().keys()]
+    return having == [place.layer] or (not having and not place.layer._is_wrapper)
+
+
+def _changed(layer: Layer, by: New, path: str) -> Layer:
     if isinstance(by, Layer):
         return by
     if isinstance(by, Mapping):
-        return _with_fields(layer, by, path, there)
+        return _with_fields(layer, by, path)
     wanted = (
         f"{path or 'the net'}: a replacement is a layer, a function old layer -> new layer, or new values of fields"
     )
@@ -118,31 +146,29 @@ def _changed(layer: Layer, by: New, path: str, there: list[Layer]) -> Layer:
     return as_layer(new)
 
 
-def _with_fields(layer: Layer, fields: Mapping[str, Any], path: str, there: list[Layer]) -> Layer:
+def _with_fields(layer: Layer, fields: Mapping[str, Any], path: str) -> Layer:
     known = layer._settings()
-    unknown = next((name for name in fields if name not in known), None)
-    if unknown is None:
-        return layer._with(fields)
-    around = [type(other).__name__ for other in there if other._is_wrapper and unknown in other._settings()]
-    hint = f". The {around[0]} around it has: name it by its class, fn.{around[0]}" if around else ""
-    raise ValueError(
-        f"{path or 'the net'}: {describe(layer)} has no field {unknown!r}{near(unknown, known)}; it has "
-        f"{', '.join(known) or 'none'}{hint}"
-    )
+    unknown = [name for name in fields if name not in known]
+    if unknown:
+        raise ValueError(
+            f"{path or 'the net'}: {describe(layer)} has no field {unknown[0]!r}{near(unknown[0], known)}; it has "
+            f"{', '.join(known) or 'none'}"
+        )
+    return layer._with(fields)
 
 
 # Rebuilding
 
 
-def rebuilt(layer: Layer, change: Callable[[Layer, str, Layer], Layer], path: str = "") -> Layer:
-    """A layer with all that is in it changed, and then itself: change(old, path, old with new children) → new."""
+def rebuilt(place: Place, change: Callable[[Place, Layer], Layer]) -> Layer:
+    """A layer with all that is in it changed, and then itself: change(old, old with new children) → new."""
+    layer = place.layer
     if not isinstance(layer, Composite):
-        return change(layer, path, layer)
-    entries = layer._entries()
-    new = [rebuilt(child, change, join(path, name)) for name, child in entries]
-    if all(a is b for (_, a), b in zip(entries, new, strict=True)):
-        return change(layer, path, layer)
-    return change(layer, path, with_children(layer, new))
+        return change(place, layer)
+    children = place.children()
+    new = [rebuilt(child, change) for child in children]
+    same = all(a.layer is b for a, b in zip(children, new, strict=True))
+    return change(place, layer if same else with_children(layer, new))
 
 
 def with_children(net: Composite, children: list[Layer]) -> Layer:

@@ -273,8 +273,8 @@ def _leads(shape: tuple[int, ...], tree: Any) -> bool:
 
 def _mask_error(name: str, takes: str, mask: Any, xs: Any) -> ValueError:
     return ValueError(
-        f"Scan takes {name} as an array of {takes}, got {show(mask)} with inputs {show(xs)}. Its axes are the first of "
-        f"every input"
+        f"Scan takes {name} as an array of {takes}, got {show(mask)} with inputs {show(xs)}. Write "
+        f"{name}=jnp.asarray({name}), with the axes that come first in every input"
     )
 
 

@@ -18,6 +18,7 @@ their contents. Functions compare by identity; a `functools.partial` by its func
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
 import importlib
 import inspect
@@ -55,7 +56,10 @@ class Value:
         if validate is not None:
             cls.__post_init__ = _normalise_then(validate)
         adds_fields = any("ClassVar" not in str(kind) for kind in inspect.get_annotations(cls).values())
-        dataclasses.dataclass(eq=False, repr=False, init=adds_fields and "__init__" not in cls.__dict__)(cls)
+        generated = adds_fields and "__init__" not in cls.__dict__
+        dataclasses.dataclass(eq=False, repr=False, init=generated)(cls)
+        if generated:
+            setattr(cls, "__init__", _knowing_names(cls.__dict__["__init__"]))  # noqa: B010
         jax.tree_util.register_static(cls)
 
     def __post_init__(self) -> None:
@@ -165,6 +169,23 @@ def created_at(value: Value) -> str:
 def fields_of(kind: type) -> tuple[dataclasses.Field[Any], ...]:
     """The fields of a class of values."""
     return dataclasses.fields(kind)
+
+
+def _knowing_names(init: Any) -> Any:
+    """A generated constructor that answers a misspelt field with the right one."""
+    known = inspect.signature(init).parameters
+
+    @functools.wraps(init)
+    def construct(self: Value, *args: Any, **fields: Any) -> None:
+        for name in fields:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, 1)
+                hint = f" (did you mean {close[0]!r}?)" if close else ""
+                others = ", ".join(field for field in known if field != "self") or "none"
+                raise TypeError(f"{type(self).__name__} has no field {name!r}{hint}; it has {others}")
+        init(self, *args, **fields)
+
+    return construct
 
 
 # One form for every field

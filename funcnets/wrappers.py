@@ -14,7 +14,7 @@ from funcnets.compose import Wrapper
 from funcnets.layer import Layer
 from funcnets.record import Arrays, Kind
 from funcnets.scope import Misfit
-from funcnets.shapes import ABSENT, Tree, entry, join, near, show, with_entry
+from funcnets.shapes import ABSENT, Tree, entry, is_array, join, near, show, with_entry
 from funcnets.values import call_code, code
 
 
@@ -42,6 +42,11 @@ class Residual(Wrapper):
 
     def forward(self, m: Any, x: Any, *others: Any, **kwargs: Any) -> Any:
         y = m.body(x, *others, **kwargs)
+        if not is_array(y):
+            raise TypeError(
+                f"Residual adds its input to the body's output, one array, got {show(y)}. A layer that returns losses "
+                "or a carry beside it takes a composite that hands them on"
+            )
         if y.shape != x.shape:
             raise ValueError(
                 f"Residual adds its input to the body's output, so they have one shape; {show(x)} became {show(y)}"
@@ -144,6 +149,8 @@ def _cast(tree: Tree, dtype: Any) -> Tree:
 
 class Freeze(Wrapper):
     """The body with parameters that take no gradient. Gradients with respect to its inputs pass.
+
+    An optimiser that moves parameters without a gradient, as weight decay does, is to leave these out by a mask.
 
     Args:
       body: The layer.

@@ -469,3 +469,41 @@ def test_a_child_whose_parameters_are_one_array():
     np.testing.assert_array_equal(net.apply(params, jnp.ones(3)), np.full(3, 2.0))
     with pytest.raises(ValueError, match=r"unread +w +expected nothing.*\n.*state was made for, or the state is of"):
         net.apply(params, jnp.ones(3), state={"w": jnp.ones(3)})
+
+
+def test_slips_of_authors_are_answered():
+    with pytest.raises(TypeError, match="forward has train, key from m: write m.train, m.key"):
+
+        @fn.compose(a=fn.Dense(2))
+        def forward(m, x, *, train=False, key=None):
+            return m.a(x)
+
+    with pytest.raises(TypeError, match="Net is a composite, whose forward has state from m: write m.state"):
+
+        class Net(fn.Composite):
+            a: fn.Layer
+
+            def forward(self, m, x, *, state):
+                return m.a(x)
+
+    class Old(fn.Composite):
+        def __init__(self, width):
+            self.dense = fn.Dense(width)
+
+        def forward(self, m, x):
+            return m.dense(x)
+
+    with pytest.raises(TypeError, match="Old has an __init__ of its own, which makes no children: .* annotated fields"):
+        Old(3).init(KEY, X)
+
+    def noise(x, *, key, train=False):
+        return x
+
+    with pytest.raises(TypeError, match="noise names key, train, which a function in a net is not given: make it a"):
+        fn.Sequential(fn.Dense(3), noise)
+    with pytest.raises(
+        TypeError, match=r"Dense has no field 'use_bais' \(did you mean 'use_bias'\?\); it has features"
+    ):
+        fn.Dense(3, use_bais=False)
+    with pytest.raises(TypeError, match="Residual adds its input to the body's output, one array, got"):
+        fn.Residual(lambda x: (x, x)).init(KEY, X)

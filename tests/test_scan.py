@@ -286,7 +286,7 @@ def shared(carry, x):
             {"lengths": jnp.ones(3)},
             ValueError,
             "Scan takes lengths as an array of whole numbers, one for each row: (batch,), got float32[3] with inputs "
-            "float32[3,5,2]. Its axes are the first of every input",
+            "float32[3,5,2]. Write lengths=jnp.asarray(lengths), with the axes that come first in every input",
         ),
         (fn.Scan(CELL), (XS,), {"lengths": [3, 5, 1]}, ValueError, "one for each row: (batch,), got [3, 5, 1] with"),
         (fn.Scan(CELL), (XS,), {"lengths": jnp.ones(5, int)}, ValueError, "(batch,), got int32[5] with inputs"),

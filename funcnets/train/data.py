@@ -43,9 +43,18 @@ class Batches:
         rows = self._order(epoch)[place * self.batch_size : (place + 1) * self.batch_size]
         return jax.tree.map(lambda array: array[rows], self.arrays)
 
+    def epoch(self, number: int) -> Iterator[Tree]:
+        """The batches of an epoch, counted from 0."""
+        return (self[step] for step in range(number * self._steps, (number + 1) * self._steps))
+
     def __iter__(self) -> Iterator[Tree]:
-        """One epoch, the first."""
-        return (self[step] for step in range(self._steps))
+        """The batches in the order of the arrays; of those that are shuffled each epoch is another."""
+        if self._key is not None:
+            raise TypeError(
+                "batches with a key have another order in each epoch: say which, data.epoch(0), or take a step's, "
+                "data[step]"
+            )
+        return self.epoch(0)
 
     def _make_order(self, epoch: int) -> np.ndarray[Any, Any]:
         if self._key is None:
@@ -60,7 +69,7 @@ def batches(arrays: Tree, batch_size: int, key: jax.Array | None = None, *, part
     Args:
       arrays: NumPy or JAX arrays, kept in host memory.
       batch_size: Examples a batch.
-      key: Shuffles each epoch anew; None keeps the order.
+      key: Shuffles each epoch anew, `for batch in data.epoch(3)`; None keeps the order, `for batch in data`.
       partial: "drop" leaves a last batch that is not full out of its epoch (it is other examples each time), "keep"
         gives it short.
 

@@ -111,7 +111,7 @@ def test_the_order_of_batches_is_a_function_of_key_and_step():
     assert all(len(set(epoch)) == 9 for epoch in epochs)
     assert not np.array_equal(*epochs)
     keep = fn.train.batches(rows, 3, jax.random.key(0), partial="keep")
-    assert sorted(np.concatenate(list(keep))) == list(rows)
+    assert sorted(np.concatenate(list(keep.epoch(0)))) == list(rows)
     np.testing.assert_array_equal(fn.train.batches(rows, 4)[0], [0, 1, 2, 3])
 
 
@@ -130,3 +130,14 @@ def test_what_batches_refuses(arguments, message):
         fn.train.batches(X, 2, partial="pad")
     with pytest.raises(IndexError):
         fn.train.batches(X, 2)[-1]
+
+
+def test_shuffled_batches_are_asked_for_by_epoch():
+    data = fn.train.batches({"x": np.arange(10)}, 5, jax.random.key(0))
+    with pytest.raises(TypeError, match=r"another order in each epoch: say which, data.epoch\(0\)"):
+        next(iter(data))
+    orders = [np.concatenate([batch["x"] for batch in data.epoch(n)]) for n in range(2)]
+    assert (np.sort(orders[0]) == np.sort(orders[1])).all()
+    assert (orders[0] != orders[1]).any()
+    np.testing.assert_array_equal(orders[1][:5], data[2]["x"])
+    assert [len(batch["x"]) for batch in fn.train.batches({"x": np.arange(10)}, 5)] == [5, 5]

@@ -15,7 +15,7 @@ from funcnets.layers.dropout import Dropout
 from funcnets.layers.fields import check_flag, check_share, refusal
 from funcnets.layers.normalization import LayerNorm
 from funcnets.leaves import is_child
-from funcnets.shapes import show
+from funcnets.shapes import is_array, show
 
 
 class _Mlp(Composite):
@@ -141,10 +141,11 @@ class TransformerBlock(Composite):
     def _add(self, m: Any, norm: Any, x: jax.Array, layer: Callable[[jax.Array], jax.Array]) -> jax.Array:
         """x and what a layer makes of it."""
         y = layer(norm(x) if self.pre_norm else x)
-        if y.shape != x.shape or y.dtype != x.dtype:
+        if not is_array(y) or y.shape != x.shape or y.dtype != x.dtype:
             raise ValueError(
                 f"TransformerBlock takes layers that keep shape and dtype, as what they give is added to {show(x)}, "
-                f"got {show(y)}. Leave out features=, or give the width of x"
+                f"got {show(y)}. Leave out features=, or give the width of x; a layer that returns losses beside y "
+                f"takes a composite of your own, which hands them on"
             )
         y = x + (m.dropout(y) if self.dropout else y)
         return y if self.pre_norm else norm(y)

@@ -1,0 +1,57 @@
+"""A program as users type it, for the type checker alone: what is right passes, and each mistake is an error, since an
+ignore that ignores nothing is one too.
+"""
+# pyright: reportUnnecessaryTypeIgnoreComment=true, reportUnusedExpression=false, reportUnknownMemberType=false
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+import funcnets as fn
+
+key, x = jax.random.key(0), jnp.ones((2, 3))
+
+net = fn.Sequential(fn.Dense(3), jax.nn.relu, ("head", fn.Dense(2)))
+rows = fn.Each(fn.Dense(3), jnp.tanh), fn.Parallel(fn.Dense(3), fn.Dense(2), merge="sum"), fn.Sequential(layers=[net])
+made = fn.MLP(3, 4, activation=jax.nn.gelu), fn.Einsum("...d,dhk->...hk", h=3, k=4), fn.Reshape(2, -1)
+cells = fn.Scan(fn.LSTMCell(3, use_bias=False), remat="sqrt"), fn.Bidirectional(fn.GRUCell(3))
+around = fn.Repeat(fn.Remat(net), 3), fn.Parametrized(fn.Dense(3), kernel=fn.WeightNorm()), fn.Constant([1.0])
+block = fn.TransformerBlock(fn.Attention(4, causal=True, cache=8), mlp=fn.GatedMLP(8), dropout=0.1)
+
+params: dict[str, Any] = net.init(key, x)
+y = net.apply(params, x)
+y, state = net.apply(params, x, state={}, key=key, train=True)
+wider = fn.rewrite.replace(net, {"head": {"features": 5}, jax.nn.relu: lambda _: jax.nn.gelu})
+ids = fn.generate(net, params, x, 5, temperature=1.0, key=key)
+
+
+class Encoder(fn.Composite):
+    hidden: fn.Layer
+    width: int = 3
+
+    def forward(self, m: Any, x: jax.Array) -> jax.Array:
+        return m.hidden(x)
+
+
+class Gain(fn.Layer):
+    first: float = 1.0
+
+    def params(self, x: Any) -> dict[str, fn.Param]:
+        return {"gain": fn.Param(x.shape[-1:], fn.initializers.Constant(self.first))}
+
+    def forward(self, p: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+        return x * p["gain"]
+
+
+mine = Encoder(Gain(2.0), width=5), Gain(first=1.0)
+
+fn.Dense(3, kernel_initt=None)  # pyright: ignore[reportCallIssue]
+fn.Dense("wide")  # pyright: ignore[reportArgumentType]
+fn.Dense()  # pyright: ignore[reportCallIssue]
+fn.Attention(4, 8)  # pyright: ignore[reportCallIssue]
+fn.Conv(3)  # pyright: ignore[reportCallIssue]
+Encoder()  # pyright: ignore[reportCallIssue]
+Encoder(Gain(), widht=5)  # pyright: ignore[reportCallIssue]
+net.apply(params, x, train="yes")  # pyright: ignore[reportArgumentType]
+fn.rewrite.replace(net)  # pyright: ignore[reportCallIssue]

@@ -186,10 +186,7 @@ class Layer(Value):
     def _run(self, scope: Scope, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         wants = self._wants
         check_first_input(scope, inputs)
-        if len(inputs) + len(kwargs) < wants.inputs:
-            raise TypeError(
-                f"{scope.place}: {describe(self)} takes {wants.inputs} inputs, got {len(inputs) + len(kwargs)}"
-            )
+        check_arity(scope, wants.inputs, inputs, kwargs)
         if any(isinstance(x, np.ndarray) for x in inputs):
             inputs = as_inputs(inputs)
         extra: dict[str, Any] = {}
@@ -341,11 +338,33 @@ def check_first_input(scope: Scope, inputs: tuple[Any, ...]) -> None:
         )
 
 
+def check_arity(scope: Scope, takes: inspect.Signature, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Raises for inputs that a leaf's forward does not take."""
+    try:
+        takes.bind(*inputs, **kwargs)
+    except TypeError as error:
+        got = ", ".join([*map(show, inputs), *(f"{name}={show(x)}" for name, x in kwargs.items())]) or "nothing"
+        advice = _advice(scope.layer, inputs, kwargs)
+        raise TypeError(f"{scope.place}: {describe(scope.layer)} takes {takes}, got {got}: {error}{advice}") from None
+
+
+def _advice(layer: Layer, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """What to do about inputs that a layer does not take, where the slip is a likely one."""
+    keys = [x for x in inputs if jnp.issubdtype(getattr(x, "dtype", jnp.float32), jax.dtypes.prng_key)]
+    if keys or kwargs.keys() & {"training", "deterministic", "is_training", "inference", "rng", "rngs"}:
+        return ". Mode, randomness and state go in by name: train=True, key=key, state=state"
+    if hasattr(layer, "initial_carry") and len(inputs) == 1:
+        return ". A cell takes one step, (carry, x); over time it runs inside fn.Scan"
+    if kwargs:
+        return ". A row hands its inputs to its first layer alone: a composite of your own hands them to each"
+    return "" if inputs else ". Sizes come from a sample: init(key, x), plan(x)"
+
+
 # What a leaf's functions name
 
 
 class _Wants(NamedTuple):
-    inputs: int  # the least number
+    inputs: inspect.Signature
     key: bool
     key_required: bool
     train: bool
@@ -363,9 +382,9 @@ def wants_of(forward: Any, skip: int) -> _Wants:
     parameters = list(inspect.signature(forward).parameters.values())[skip:]
     named = {p.name: p for p in parameters if p.name in _MODES and p.kind is p.KEYWORD_ONLY}
     key, state = named.get("key"), named.get("state")
-    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    others = [p.replace(annotation=p.empty) for p in parameters if p.name not in named]
     return _Wants(
-        inputs=sum(p.kind not in several and p.default is p.empty and p.name not in named for p in parameters),
+        inputs=inspect.Signature(others),
         key=key is not None,
         key_required=key is not None and key.default is key.empty,
         train="train" in named,

@@ -507,3 +507,19 @@ def test_slips_of_authors_are_answered():
         fn.Dense(3, use_bais=False)
     with pytest.raises(TypeError, match="Residual adds its input to the body's output, one array, got"):
         fn.Residual(lambda x: (x, x)).init(KEY, X)
+
+
+def test_inputs_that_a_layer_does_not_take():
+    params = fn.Dense(3).init(KEY, X)
+    with pytest.raises(
+        TypeError, match=r"Dense\(3\).* takes \(x\), got .*too many positional.* by name: train=True, key"
+    ):
+        fn.Dense(3).apply(params, X, KEY)
+    with pytest.raises(TypeError, match=r"unexpected keyword argument 'training'. Mode, randomness and state go in by"):
+        fn.Dense(3).apply(params, X, training=True)
+    with pytest.raises(
+        TypeError, match=r"dense_0: .*unexpected keyword argument 'mask'. A row hands its inputs to its"
+    ):
+        fn.Sequential(fn.Dense(3)).init(KEY, X, mask=X)
+    with pytest.raises(TypeError, match=r"takes \(carry, x\), got .* A cell takes one step, .* runs inside fn.Scan"):
+        fn.Sequential(fn.LSTMCell(8)).init(KEY, X)

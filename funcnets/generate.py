@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any
+import operator
+from collections.abc import Sequence
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from funcnets.combinators import Repeat
+from funcnets.compose import Composite
 from funcnets.layer import Layer
 from funcnets.layers.attention import Attention
 from funcnets.layers.cache import KeyValueCache
 from funcnets.layers.positions import Positions
+from funcnets.leaves import as_layer
 from funcnets.plan import Plan
 from funcnets.random import as_key
+from funcnets.record import Kind
+from funcnets.rewrite import Place, find, replace, walk
 from funcnets.shapes import Tree, is_array, show
+from funcnets.wrappers import Tied
 
 
 def generate(
@@ -28,8 +37,9 @@ def generate(
     temperature: float = 0.0,
     top_k: int | None = None,
     top_p: float | None = None,
-    stop: int | tuple[int, ...] | None = None,
+    stop: int | Sequence[int] | None = None,
     mask: Any = None,
+    unroll: bool = True,
     **inputs: Any,
 ) -> jax.Array:
     """The ids that a net goes on with after a prompt.
@@ -49,6 +59,8 @@ def generate(
       top_p: Draws among the likeliest ids alone that together reach this probability, after top_k.
       stop: An id, or several, that ends a row: all that follows in it is that id.
       mask: (batch, time), boolean, for a net that takes one: the ids of the prompt that are none of padding.
+      unroll: Whether the copies of a `Repeat` stand one by one in the loop. It is faster, since each id is then put
+        into each copy's cache where it stands, not into a stack that is copied; False compiles one copy for all.
       **inputs: What else every call of the net takes, such as a context.
 
     Returns:
@@ -72,10 +84,13 @@ def generate(
       >>> fn.generate(gpt(cache=16), params, prompt, 5).shape
       (2, 5)
     """
+    steps, temperature = _plain(steps), _plain(temperature)
     _check_options(steps, key, temperature, top_k, top_p)
-    stops = () if stop is None else stop if isinstance(stop, tuple) else (stop,)
+    stops = () if stop is None else tuple(stop) if isinstance(stop, tuple | list) else (stop,)
     if not all(isinstance(one, int) and not isinstance(one, bool) for one in stops):
-        raise ValueError(f"generate takes stop as an id or a tuple of ids, got {stop!r}. They are whole numbers")
+        raise ValueError(
+            f"generate takes stop as an id or several ids, got {stop!r}. They are whole numbers: stop=(2, 3)"
+        )
     if not is_array(prompt) or len(prompt.shape) != 2 or not jnp.issubdtype(prompt.dtype, jnp.integer):
         raise TypeError(
             f"generate takes a prompt (batch, time) of whole numbers, got {show(prompt)}. For one row: "
@@ -94,10 +109,11 @@ def generate(
     _check_net(net.plan(prompt, **masked, **inputs), prompt, steps)
     drawn = {"temperature": jnp.float32(temperature), "top_p": None if top_p is None else jnp.float32(top_p)}
     keys = as_key(key) if temperature else None
-    return _generate(net, params, prompt, masked, inputs, keys, drawn, steps=steps, top_k=top_k, stops=stops)
+    options = {"steps": steps, "top_k": top_k, "stops": stops, "unroll": unroll}
+    return _generate(net, params, prompt, masked, inputs, keys, drawn, **options)
 
 
-@functools.partial(jax.jit, static_argnames=("net", "steps", "top_k", "stops"))
+@functools.partial(jax.jit, static_argnames=("net", "steps", "top_k", "stops", "unroll"))
 def _generate(
     net: Layer,
     params: Tree,
@@ -110,7 +126,12 @@ def _generate(
     steps: int,
     top_k: int | None,
     stops: tuple[int, ...],
+    unroll: bool,
 ) -> jax.Array:
+    state = net.init_state(prompt, **masked, **inputs)
+    if unroll:
+        net, params, state = unrolled(net, params, state)
+
     def choose(logits: jax.Array, i: Any) -> jax.Array:
         wide = logits.astype(jnp.float32)
         if key is None:
@@ -133,7 +154,6 @@ def _generate(
         i, _, _, ended, _ = carry
         return (i < steps) & ~ended.all()
 
-    state = net.init_state(prompt, **masked, **inputs)
     logits, state = net.apply(params, prompt, state=state, **masked, **inputs)
     first = choose(_of_last(logits, **masked), 0)
     ids = jnp.zeros((len(prompt), steps), jnp.int32).at[:, 0].set(first)
@@ -164,14 +184,66 @@ def likely(logits: jax.Array, top_k: int | None, top_p: Any) -> jax.Array:
     return logits
 
 
+class _Copies(Composite):
+    """The copies of a Repeat, each under its number."""
+
+    layers: tuple[tuple[str, Layer], ...]
+
+    def forward(self, m: Any, x: Any, *others: Any, **kwargs: Any) -> Any:
+        for layer in m.layers:
+            x = layer(x, *others, **kwargs)
+        return x
+
+
+def unrolled(net: Layer, params: Tree, state: Tree) -> tuple[Layer, Tree, Tree]:
+    """A net with each copy of a Repeat under a name of its own, and its parameters and state likewise; the net itself
+    where another wrapper holds copies, or paths lead into them.
+    """
+    layers = [place.layer for place in walk(Place("", net))]
+    if any(isinstance(layer, Tied) or _holds_copies(layer) for layer in layers):
+        return net, params, state
+    if not find(net, Repeat):
+        return net, params, state
+    return replace(net, {Repeat: _copies}), _unstacked(net, "params", params), _unstacked(net, "states", state)
+
+
+def _holds_copies(layer: Layer) -> bool:
+    """Whether a layer holds copies in which those of a Repeat would be stacked."""
+    if isinstance(layer, Repeat):
+        return layer.shared and bool(find(as_layer(layer.body), Repeat))
+    return layer._copies("states") is not None
+
+
+def _copies(layer: Layer) -> Layer:
+    repeat = cast(Repeat, layer)
+    return repeat if repeat.shared else _Copies(tuple((str(i), as_layer(repeat.body)) for i in range(repeat.n)))
+
+
+def _unstacked(layer: Layer, kind: Kind, tree: Tree) -> Tree:
+    if isinstance(layer, Repeat) and not layer.shared:
+        body = layer._entries()[0][1]
+        copies = {str(i): jax.tree.map(operator.itemgetter(i), tree) for i in range(layer.n)}
+        return {name: _unstacked(body, kind, copy) for name, copy in copies.items() if copy != {}}
+    if layer._is_wrapper:
+        return _unstacked(layer._entries()[0][1], kind, tree)
+    if not isinstance(tree, dict) or not layer._entries():
+        return tree
+    children = dict(reversed(layer._entries()))  # the first layer under a name says what it holds
+    return {name: _unstacked(children[name], kind, inner) for name, inner in tree.items()}
+
+
+def _plain(number: Any) -> Any:
+    return number.item() if isinstance(number, np.generic) else number
+
+
 def _check_options(steps: Any, key: Any, temperature: Any, top_k: Any, top_p: Any) -> None:
     if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
         raise ValueError(f"generate takes steps as a whole number, at least 1, got {steps!r}. It counts the new ids")
     number = isinstance(temperature, (int, float)) and not isinstance(temperature, bool)
-    if not number or not (0 <= temperature < math.inf):
+    if not number or not (temperature == 0 or 1e-6 <= temperature < math.inf):
         raise ValueError(
-            f"generate takes temperature as a number from 0, got {temperature!r}. 0 takes the likeliest id, 1 draws "
-            f"from the net's own distribution"
+            f"generate takes temperature as 0 or a number from 1e-6, got {temperature!r}. 0 takes the likeliest id, 1 "
+            f"draws from the net's own distribution"
         )
     if top_k is not None and (not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1):
         raise ValueError(f"generate takes top_k as a whole number, at least 1, got {top_k!r}. None draws among all ids")

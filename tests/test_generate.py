@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import funcnets as fn
-from funcnets.generate import likely
+from funcnets.generate import likely, unrolled
 
 KEY = jax.random.key(0)
 VOCAB = 11
@@ -231,7 +231,7 @@ REMEDY = "Build the decoding net, with cache=n in its causal attention and count
         (
             gpt(9),
             {"temperature": -1},
-            "generate takes temperature as a number from 0, got -1. 0 takes the likeliest id",
+            "generate takes temperature as 0 or a number from 1e-6, got -1. 0 takes the likeliest id",
         ),
         (
             gpt(9),
@@ -249,9 +249,56 @@ REMEDY = "Build the decoding net, with cache=n in its causal attention and count
             "generate takes top_k and top_p where ids are drawn, got temperature 0, which takes the",
         ),
         (gpt(9), {"temperature": 1.0}, "generate draws with temperature=1.0 and needs a key: key=jax.random.key(0)"),
-        (gpt(9), {"stop": "end"}, "generate takes stop as an id or a tuple of ids, got 'end'. They are whole numbers"),
+        (gpt(9), {"stop": "end"}, "generate takes stop as an id or several ids, got 'end'. They are whole numbers"),
     ],
 )
 def test_it_refuses_what_it_cannot_decode(net, options, text):
     with pytest.raises((ValueError, TypeError), match=re.escape(text)):
         fn.generate(net, PARAMS, **{"prompt": PROMPT, "steps": 4} | options)
+
+
+def deep(cache=None, *, scan=True):
+    attention = fn.Attention(2, causal=True, rope=fn.rotary, cache=cache)
+    block = fn.TransformerBlock(attention)
+    inner = fn.Repeat(fn.Sequential(block, fn.Repeat(block, 2)), 2, scan=scan)
+    trunk = fn.Remat(fn.Repeat(block, 3, scan=scan))
+    return fn.Sequential(
+        ("e", fn.Embedding(11, 8)), trunk, inner, fn.Repeat(block, 2, shared=True), ("e", fn.Unembed())
+    )
+
+
+def test_copies_that_stand_one_by_one_give_what_a_stack_of_them_gives():
+    prompt = jnp.array([[1, 2, 3], [4, 5, 6]])
+    params = deep().init(jax.random.key(0), prompt)
+    decoder = deep(9)
+    state = decoder.init_state(prompt)
+    wanted, _ = decoder.apply(params, prompt, state=state)
+    net, apart, states = unrolled(decoder, params, state)
+    assert len(fn.rewrite.find(net, fn.Repeat)) == 1  # the one that is shared
+    logits, states = net.apply(apart, prompt, state=states)
+    np.testing.assert_allclose(logits, wanted, rtol=1e-5, atol=1e-5)
+    stacked = fn.generate(decoder, params, prompt, 5, unroll=False)
+    np.testing.assert_array_equal(fn.generate(decoder, params, prompt, 5), stacked)
+
+    def scans(unroll):
+        return str(jax.make_jaxpr(lambda p: fn.generate(decoder, p, prompt, 5, unroll=unroll))(params)).count("scan[")
+
+    assert scans(True) < scans(False)
+
+
+def test_nets_whose_copies_cannot_stand_apart_run_as_they_are():
+    prompt = jnp.array([[1, 2, 3]])
+    attention = fn.Attention(2, causal=True, cache=9)
+    tied = fn.Sequential(("e", fn.Embedding(11, 8)), ("r", fn.Repeat(fn.TransformerBlock(attention), 2)), fn.Dense(11))
+    tied = fn.tie(tied, "dense_0/kernel", to="e/table", via=jnp.transpose)
+    params, state = tied.init(jax.random.key(0), prompt), tied.init_state(prompt)
+    assert unrolled(tied, params, state) == (tied, params, state)
+    assert fn.generate(tied, params, prompt, 4).shape == (1, 4)
+
+
+def test_numbers_of_numpy_and_lists_are_taken():
+    prompt = jnp.array([[1, 2, 3]])
+    net = deep(9)
+    params = net.init(jax.random.key(0), prompt)
+    ids = fn.generate(net, params, prompt, np.int64(3), temperature=np.float32(1), key=jax.random.key(1), stop=[3, 4])
+    assert ids.shape == (1, 3)

@@ -109,6 +109,7 @@ class Composite(Layer):
         return self._with(changed)
 
     def _settled(self) -> None:
+        super()._settled()
         self._set_children(*_name_children(self))
 
     def _set_children(self, entries: list[tuple[str, Layer]], members: dict[str, int | tuple[int, ...]]) -> None:

@@ -48,7 +48,7 @@ from funcnets.random import as_key
 from funcnets.record import Arrays, Kind
 from funcnets.scope import Misfit, Scope, States, given_keys
 from funcnets.shapes import Tree, describe, is_empty, misfit_error, near, show, unread
-from funcnets.values import Value
+from funcnets.values import Value, fields_of
 
 _OWN = ("init", "init_state", "apply", "plan", "bind")  # what every layer has
 _MODES = ("key", "train", "state")  # what apply takes beside parameters and inputs
@@ -80,6 +80,16 @@ class Layer(Value):
 
     state_once: ClassVar[bool] = False
     _is_wrapper: ClassVar[bool] = False
+
+    def _settled(self) -> None:
+        for field in fields_of(type(self)):
+            if field.name.endswith("_init") and "Init" in str(field.type):
+                held = getattr(self, field.name)
+                if not all(map(callable, held if isinstance(held, tuple) and held else (held,))):
+                    raise TypeError(
+                        f"{type(self).__name__} takes {field.name} as an initialiser, a function (key, shape, dtype) "
+                        f"-> array, got {held!r}. Such as initializers.Normal(0.02); widths come from the sample"
+                    )
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         own = [name for name in _OWN if name in cls.__dict__]

@@ -171,11 +171,11 @@ class Function(Layer):
         return function_name(self.function)
 
 
-@functools.lru_cache(maxsize=256)
-def _modes_of(function: Any) -> tuple[str, ...]:
+def _modes_of(function: Any) -> list[str]:
     """What a function names of a pass: the mode, a key, a state."""
-    parameters = inspect.signature(function).parameters.values()
-    return tuple(p.name for p in parameters if p.name in ("key", "train", "state") and p.kind is p.KEYWORD_ONLY)
+    held = function.__code__
+    named = held.co_varnames[held.co_argcount : held.co_argcount + held.co_kwonlyargcount]
+    return [name for name in named if name in ("key", "train", "state")]
 
 
 def function_name(function: Any) -> str:

@@ -192,6 +192,11 @@ class Scan(_Copies):
                 f"Scan takes inputs with a time axis {self.axis}, got {show(xs)}. For one sequence (time, ...), set "
                 f"axis=0"
             )
+        if self.axis == 1 and any(jnp.ndim(a) == 2 and jnp.issubdtype(a.dtype, jnp.floating) for a in leaves):
+            raise ValueError(
+                f"Scan takes (batch, time, ...) with features after the time, got {show(xs)}, whose axis 1 is the "
+                f"last. For one sequence (time, features), set axis=0; to run over the last axis all the same, axis=-1"
+            )
         found = {a.shape[self.axis] for a in leaves}
         if len(found) != 1:
             raise ValueError(f"Scan takes inputs with one length along axis {self.axis}, got {show(xs)}")

@@ -665,3 +665,25 @@ def test_no_copies_have_parameters_to_hand_on():
     net = fn.compose(r=fn.Repeat(fn.Dense(3), 0))(lambda m, x: m.r(m.r(x), params=m.r.params))
     x = jnp.ones((2, 3))
     assert net.apply(net.init(KEY, x), x).shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("build", "text"),
+    [
+        (lambda: fn.PositionEmbedding(8, 16), r"PositionEmbedding takes table_init as an initialiser, .* got 16"),
+        (lambda: fn.Embedding(4, 3, 5), r"Embedding takes table_init as an initialiser, .* got 5. Such as"),
+        (lambda: fn.Dense(4, kernel_init="ones"), r"Dense takes kernel_init as an initialiser, .* got 'ones'"),
+        (lambda: fn.Conv(4, 3, bias_init=0), r"Conv takes bias_init as an initialiser, .* got 0"),
+        (lambda: fn.Attention(4, kernel_init=0.02), r"Attention takes kernel_init as an initialiser, .* got 0.02"),
+    ],
+)
+def test_initialisers_are_checked_where_they_are_given(build, text):
+    with pytest.raises(TypeError, match=text):
+        build()
+
+
+def test_a_field_of_ones_own_that_ends_like_one_may_be_a_number():
+    class Gain(fn.Layer):
+        scale_init: float = 1.0
+
+    assert Gain(2.0).scale_init == 2.0

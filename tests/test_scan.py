@@ -340,3 +340,11 @@ def test_gradients_past_a_length_are_finite_where_the_cell_has_none_at_zero():
     gradients = jax.jit(jax.grad(loss, argnums=(0, 1)))(params, xs.at[1, 3:].set(jnp.nan))
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradients))
     assert (gradients[1][1, 3:] == 0).all()
+
+
+def test_a_sequence_without_a_batch_is_not_run_over_its_features():
+    with pytest.raises(
+        ValueError, match=r"got float32\[5,4\], whose axis 1 is the last. For one sequence .* set axis=0"
+    ):
+        fn.Scan(fn.LSTMCell(3)).init(jax.random.key(0), jnp.ones((5, 4)))
+    assert fn.Scan(fn.LSTMCell(3), axis=0).plan(jnp.ones((5, 4))).output.shape == (5, 3)

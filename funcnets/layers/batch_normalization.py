@@ -39,6 +39,8 @@ class BatchNorm(Layer):
         is normalised with the latter either way.
       axis_name: In training, the named axis (or axes) of jax.vmap, jax.shard_map or jax.pmap over which statistics
         are taken together, so that n devices with b examples each compute what one does with n · b. None: each its own.
+      frozen: Whether training is as evaluation: for fine-tuning with the statistics of a trained net,
+        `fn.rewrite.replace(net, {fn.BatchNorm: {"frozen": True}})`. Scale and bias still learn; `Freeze` stops them.
 
     Params:
       scale: (channels,)
@@ -77,6 +79,7 @@ class BatchNorm(Layer):
     use_bias: bool = True
     unbiased: bool = True
     axis_name: str | tuple[str, ...] | None = None
+    frozen: bool = False
 
     def __post_init__(self) -> None:
         check_share(
@@ -86,7 +89,7 @@ class BatchNorm(Layer):
             "It is 1 minus PyTorch's; the number of channels comes from the sample: BatchNorm()",
             one=True,
         )
-        check_norm(self, "use_scale", "use_bias", "unbiased")
+        check_norm(self, "use_scale", "use_bias", "unbiased", "frozen")
         held: Any = self.axis_name
         names: tuple[Any, ...] = () if held is None else held if isinstance(held, tuple) else (held,)
         if held == () or not all(isinstance(name, str) and name for name in names):
@@ -110,7 +113,7 @@ class BatchNorm(Layer):
         self, p: Arrays, x: jax.Array, mask: jax.Array | None = None, *, state: Arrays, train: bool
     ) -> tuple[jax.Array, Arrays]:
         wide = at_least_float32(x)
-        if train and math.prod(x.shape[:-1]):
+        if train and not self.frozen and math.prod(x.shape[:-1]):
             mean, var, state = self._in_training(wide, mask, state)
         else:
             mean, var = _held(state, wide)

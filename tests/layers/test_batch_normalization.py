@@ -380,3 +380,15 @@ def test_it_refuses_masks_before_arithmetic(mask, kind, text, how):
             net.plan(x, mask)
         else:
             net.apply(net.init(KEY, x), x, mask, state=net.init_state(x), train=True)
+
+
+def test_a_frozen_norm_trains_with_the_statistics_that_it_has():
+    net = fn.Sequential(fn.BatchNorm(), fn.Dense(2))
+    x = jax.random.normal(jax.random.key(3), (8, 3)) * 2 + 1
+    params, state = net.init(jax.random.key(0), x), net.init_state(x)
+    _, state = net.apply(params, x, state=state, train=True)
+    frozen = fn.rewrite.replace(net, {fn.BatchNorm: {"frozen": True}})
+    trained, kept = frozen.apply(params, x, state=state, train=True)
+    wanted, _ = net.apply(params, x, state=state)
+    np.testing.assert_array_equal(trained, wanted)
+    assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), kept, state))

@@ -20,6 +20,7 @@ from funcnets.combinators import Sequential as Sequential
 from funcnets.compose import Composite as Composite
 from funcnets.compose import Wrapper as Wrapper
 from funcnets.compose import compose as compose
+from funcnets.generate import generate as generate
 from funcnets.layer import Layer as Layer
 from funcnets.layers.activation import GLU as GLU
 from funcnets.layers.activation import GatedMLP as GatedMLP
@@ -27,6 +28,7 @@ from funcnets.layers.activation import Maxout as Maxout
 from funcnets.layers.activation import PReLU as PReLU
 from funcnets.layers.adaptive_pooling import AdaptiveAvgPool as AdaptiveAvgPool
 from funcnets.layers.adaptive_pooling import AdaptiveMaxPool as AdaptiveMaxPool
+from funcnets.layers.attention import Attention as Attention
 from funcnets.layers.batch_normalization import BatchNorm as BatchNorm
 from funcnets.layers.blocks import MLP as MLP
 from funcnets.layers.blocks import SqueezeExcite as SqueezeExcite
@@ -41,6 +43,7 @@ from funcnets.layers.dropout import GaussianDropout as GaussianDropout
 from funcnets.layers.dropout import GaussianNoise as GaussianNoise
 from funcnets.layers.einsum import Einsum as Einsum
 from funcnets.layers.embedding import Embedding as Embedding
+from funcnets.layers.embedding import EmbeddingBag as EmbeddingBag
 from funcnets.layers.embedding import Unembed as Unembed
 from funcnets.layers.experts import MixtureOfExperts as MixtureOfExperts
 from funcnets.layers.linear import Bias as Bias
@@ -63,6 +66,11 @@ from funcnets.layers.pooling import LpPool as LpPool
 from funcnets.layers.pooling import MaxPool as MaxPool
 from funcnets.layers.pooling import MinPool as MinPool
 from funcnets.layers.pooling import SumPool as SumPool
+from funcnets.layers.position_bias import ALiBi as ALiBi
+from funcnets.layers.position_bias import RelativeBias as RelativeBias
+from funcnets.layers.positions import PositionEmbedding as PositionEmbedding
+from funcnets.layers.positions import SinusoidalPositions as SinusoidalPositions
+from funcnets.layers.positions import rotary as rotary
 from funcnets.layers.quantization import VectorQuantizer as VectorQuantizer
 from funcnets.layers.recurrent import ConvLSTMCell as ConvLSTMCell
 from funcnets.layers.recurrent import GRUCell as GRUCell
@@ -81,6 +89,7 @@ from funcnets.layers.shaping import Reshape as Reshape
 from funcnets.layers.shaping import Transpose as Transpose
 from funcnets.layers.state_space import LRU as LRU
 from funcnets.layers.state_space import RGLRU as RGLRU
+from funcnets.layers.transformer import TransformerBlock as TransformerBlock
 from funcnets.layers.transposed_convolution import ConvTranspose as ConvTranspose
 from funcnets.layers.unpooling import MaxUnpool as MaxUnpool
 from funcnets.leaves import Constant as Constant

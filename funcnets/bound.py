@@ -144,6 +144,14 @@ class Bound:
             self.state = state
 
 
+def _no_array(bound: Bound, *_: Any) -> Any:
+    raise TypeError(f"{bound!r} is a layer, no array to compute with: call it, m.name(), for the array of a Param")
+
+
+for _operation in ("add", "sub", "mul", "truediv", "matmul", "pow", "radd", "rsub", "rmul", "rtruediv", "rmatmul"):
+    setattr(Bound, f"__{_operation}__", _no_array)
+
+
 def _check_names(layer: Layer, params: Tree) -> None:
     """Raises for an entry of explicit parameters under a name that is none of the layer's; a leaf may read any."""
     unknown: list[str] = []

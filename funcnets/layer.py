@@ -46,7 +46,7 @@ from funcnets.plan import Marked, Plan, all_differences, make_plan, sample_marks
 from funcnets.random import as_key
 from funcnets.record import Arrays, Kind
 from funcnets.scope import Misfit, Scope, States, given_keys
-from funcnets.shapes import Tree, describe, misfit_error, near, show, spec, unread
+from funcnets.shapes import Tree, describe, is_empty, misfit_error, near, show, spec, unread
 from funcnets.values import Value
 
 _OWN = ("init", "init_state", "apply", "plan", "bind")  # what every layer has
@@ -275,7 +275,7 @@ class Layer(Value):
 
     def _strangers(self, kind: Kind, tree: Tree, path: str) -> Iterator[str]:
         """The paths of entries that nothing in this layer can read, whatever its inputs."""
-        if tree != {} and _takes(type(self), kind) is None:
+        if _takes(type(self), kind) is None and not is_empty(tree):
             yield path
 
     @property

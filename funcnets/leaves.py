@@ -16,7 +16,7 @@ from funcnets.layer import Layer, snake_case, wants_of
 from funcnets.random import Request
 from funcnets.record import Declaration, Kind, Steps
 from funcnets.scope import Scope
-from funcnets.shapes import Tree, show, specs
+from funcnets.shapes import Tree, is_empty, show, specs
 from funcnets.values import Value, call_code, code
 
 Initializer = Callable[..., jax.Array]
@@ -75,7 +75,7 @@ class Param(Layer, Declaration):
         return self if kind == "params" else {}
 
     def _strangers(self, kind: Kind, tree: Tree, path: str) -> Iterator[str]:
-        if kind == "states" and tree != {}:
+        if kind == "states" and not is_empty(tree):
             yield path
 
     def _is_bare(self) -> bool:

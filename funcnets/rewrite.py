@@ -146,6 +146,9 @@ def with_children(net: Composite, children: list[Layer]) -> Layer:
     for named in (False, True):  # names are given where automatic ones would come out otherwise
         changed: dict[str, Any] = {}
         for field, where in net._members().items():
+            places = (where,) if isinstance(where, int) else where
+            if not named and all(children[i] is old[i][1] for i in places):
+                continue
             if isinstance(where, int):
                 changed[field] = _bare(children[where])
             else:

@@ -133,12 +133,14 @@ def table(rows: list[tuple[str, str, str, str]]) -> str:
 
 def misfit_error(rows: list[tuple[str, str, str, str]], what: str = "params") -> ValueError:
     """The error that lists how a tree differs from what the net declares for these inputs."""
-    made, noun = ("init(key, *sample)", "parameters") if what == "params" else ("init_state(*sample)", "state")
+    if what == "params":
+        noun, were, are, made = "parameters", "were", "are", "init(key, *sample)"
+    else:
+        noun, were, are, made = "state", "was", "is", "init_state(*sample)"
     return ValueError(
         f"the {noun} and the inputs do not belong together in this net:\n{table(rows)}\n"
-        f"Either the inputs have other sizes than the sample that the {noun} were made for, or the {noun} are of "
-        f"another "
-        f"net: make them with {what} = net.{made}"
+        f"Either the inputs have other sizes than the sample that the {noun} {were} made for, or the {noun} {are} of "
+        f"another net: make {'them' if are == 'are' else 'it'} with {what} = net.{made}"
     )
 
 

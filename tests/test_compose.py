@@ -445,3 +445,27 @@ def test_a_state_with_a_default_is_given_where_one_is_declared():
     np.testing.assert_array_equal(without.apply({}, X), same)
     with pytest.raises(ValueError, match=r"takes state \{\} for these inputs, but there is \{'calls'"):
         without.apply({}, X, state=with_state.init_state(X))
+
+
+@fn.compose(w=fn.Param((3,), fn.initializers.Ones()))
+def forgets_the_call(m, x):
+    return x * m.w
+
+
+@fn.compose(w=fn.Param((3,), fn.initializers.Ones()))
+def forgets_it_on_the_left(m, x):
+    return m.w @ x
+
+
+@pytest.mark.parametrize("net", [forgets_the_call, forgets_it_on_the_left])
+def test_a_param_that_is_not_called_is_no_array(net):
+    with pytest.raises(TypeError, match=r"w: Param\(.* is a layer, no array to compute with: call it, m.name\(\)"):
+        net.init(KEY, jnp.ones(3))
+
+
+def test_a_child_whose_parameters_are_one_array():
+    net = fn.compose(w=fn.pair(lambda key, x: jnp.full(3, 2.0), lambda p, x: p * x))(lambda m, x: m.w(x))
+    params = net.init(KEY, jnp.ones(3))
+    np.testing.assert_array_equal(net.apply(params, jnp.ones(3)), np.full(3, 2.0))
+    with pytest.raises(ValueError, match=r"unread +w +expected nothing.*\n.*state was made for, or the state is of"):
+        net.apply(params, jnp.ones(3), state={"w": jnp.ones(3)})

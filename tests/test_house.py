@@ -18,7 +18,7 @@ PACKAGE = pathlib.Path(fn.__file__).parent
 FLOORS = [
     "values", "shapes", "params", "random", "initializers", "record", "scope",
     "bound", "plan", "layer", "leaves", "compose", "rewrite", "parametrize",
-    "combinators", "scan", "wrappers", "loops", "layers", "train", "checkpoint",
+    "combinators", "scan", "wrappers", "loops", "layers", "generate", "train", "checkpoint",
 ]  # fmt: skip
 
 

@@ -112,7 +112,7 @@ def test_gradients_are_finite(row):
 def test_bfloat16_in_bfloat16_out(row):
     params, state = made(row)
     inputs = [jnp.asarray(a, jnp.bfloat16) if a.dtype == np.float32 else a for a in row.sample]
-    if row.name in ("Embedding", "Unembed"):
+    if row.name in ("Embedding", "EmbeddingBag", "Unembed"):
         params = jax.tree.map(lambda a: a.astype(jnp.bfloat16), params)
     output, _ = row.layer.apply(params, *inputs, state=state, key=RUN, train=True)
     wanted = jnp.float32 if row.name == "Cast" else jnp.bfloat16  # the row casts its output

@@ -17,6 +17,15 @@ import funcnets as fn
 
 key = jax.random.key(0)
 
+GPT = fn.Sequential(
+    ("embed", fn.Embedding(32, 16)),
+    fn.PositionEmbedding(24),
+    fn.Repeat(fn.TransformerBlock(fn.Attention(2, causal=True)), 3),
+    fn.LayerNorm(),
+    ("embed", fn.Unembed()),
+)
+GPT_PARAMS = jax.jit(GPT.init)(key, jnp.zeros((1, 8), int))
+
 
 def within(limit):
     """A task of at most so many statements. Those before the `# then` check are counted; asserts are not."""
@@ -109,6 +118,15 @@ def test_dropout_same_key_same_mask_and_evaluation_is_the_identity():
     assert (first == second).all()
     assert not (first == x).all()
     assert (net.apply({}, x) == x).all()
+
+
+@within(4)
+def test_from_a_trained_net_to_cached_decoding(gpt=GPT, params=GPT_PARAMS):
+    prompt = jnp.array([[3, 1, 4], [1, 5, 9]])
+    decoder = fn.rewrite.replace(gpt, {fn.Attention: {"cache": 16}, fn.PositionEmbedding: {"counting": True}})
+    ids = fn.generate(decoder, params, prompt, 8)
+    assert ids.shape == (2, 8)
+    assert (ids[:, 1] == gpt.apply(params, jnp.concatenate([prompt, ids[:, :1]], 1))[:, -1].argmax(-1)).all()
 
 
 def test_the_count_counts():

@@ -42,7 +42,7 @@ def floats(*shape, seed=0):
             (Dense(5), PReLU(-1), Dropout(0.5), Dense(2), PReLU(-1), Dropout(0.5)),
         ),
     ],
-    ids=lambda held: repr(held),
+    ids=["plain", "one", "final", "dropout", "learned"],
 )
 def test_mlp_is_the_row_of_its_layers_in_parameters_output_and_randomness(mlp, row):
     x = floats(3, 6)

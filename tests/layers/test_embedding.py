@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import references
 
 from funcnets.combinators import Sequential
 from funcnets.compose import compose
 from funcnets.initializers import Ones
-from funcnets.layers.embedding import Embedding, Unembed
+from funcnets.layers.embedding import Embedding, EmbeddingBag, Unembed
 from funcnets.layers.linear import Dense
 
 KEY = jax.random.key(0)
@@ -51,6 +52,110 @@ def test_a_wild_id_of_64_bits_gives_nan_too():
         assert ids.dtype == jnp.int64
         y = Embedding(5, 3).apply({"table": jnp.asarray(TABLE)}, ids)
     np.testing.assert_array_equal(np.isnan(y).all(-1), [False, True, True, True])
+
+
+@references.each("embedding", "embedding")
+def test_the_padding_id_reads_as_zeros_and_takes_no_gradient(case):
+    def to_params(p):  # PyTorch's row reads as what it holds; ours as zeros, whatever it holds
+        return {"table": np.where(np.arange(5)[:, None] == 2, 7, p["weight"]).astype(np.float32)}
+
+    net = Embedding(5, 3, padding_id=2)
+    ids, weight = jnp.asarray(case.inputs[0]), case.cotangents[0]
+    y, pull = jax.vjp(lambda p: net.apply(p, ids), jax.tree.map(jnp.asarray, to_params(case.params)))
+    wanted = np.where((ids == 2)[..., None], 0, case.outputs[0])
+    np.testing.assert_array_equal(y, wanted)
+    references.close(pull(jnp.asarray(weight))[0]["table"], case.gradients["weight"])
+    assert not case.gradients["weight"][2].any()
+    few = Embedding(300, 3, padding_id=200).apply({"table": jnp.ones((300, 3))}, jnp.array([100], jnp.int8))
+    np.testing.assert_array_equal(few, np.ones((1, 3)))
+
+
+@pytest.mark.parametrize("dtype", [jnp.int8, jnp.uint8, jnp.int32, jnp.uint32])
+def test_ids_out_of_range_may_be_clamped(dtype):
+    table = {"table": jnp.arange(100.0)[:, None]}
+    top, low = jnp.iinfo(dtype).max, jnp.iinfo(dtype).min
+    y = Embedding(100, 1, out_of_range="clamp").apply(table, jnp.array([low, 5, 99, 100, top], dtype))
+    np.testing.assert_array_equal(y[:, 0], [0, 5, 99, 99, 99])
+    y = Embedding(100, 1).apply(table, jnp.array([5, 99, 100, top], dtype))
+    np.testing.assert_array_equal(np.isnan(y[:, 0]), [False, False, True, True])
+
+
+def test_ids_of_64_bits_may_be_clamped():
+    with jax.enable_x64(True):
+        table = {"table": jnp.arange(5, dtype=jnp.float32)[:, None]}
+        net = Embedding(5, 1, out_of_range="clamp")
+        np.testing.assert_array_equal(net.apply(table, jnp.array([2**40, -(2**40), 2**32 + 2, 3]))[:, 0], [4, 0, 4, 3])
+        wild = jnp.array([2**64 - 1, 2**32, 1], jnp.uint64)
+        np.testing.assert_array_equal(net.apply(table, wild)[:, 0], [4, 4, 1])
+
+
+@references.each("embedding", "bag")
+def test_a_bag_is_torchs(case):
+    case.check(EmbeddingBag(5, 3, **case.options).apply, lambda p: {"table": p["weight"]})
+
+
+@references.each("embedding", "masked")
+def test_a_mask_leaves_ids_out_of_a_bag_as_torchs_padding_does(case):
+    net = EmbeddingBag(5, 3, **case.options)
+    wild = lambda ids: jnp.where(ids == 2, -1, ids)  # noqa: E731  # what is masked may be anything
+    case.check(lambda p, ids: net.apply(p, wild(ids), mask=ids != 2), lambda p: {"table": p["weight"]})
+
+
+@references.each("embedding", "weighted")
+def test_weights_of_a_bag_are_torchs(case):
+    net = EmbeddingBag(5, 3, "sum")
+    case.check(lambda p, ids, weights, table: net.apply({"table": table}, ids, weights=weights))
+
+
+def test_a_bag_may_be_empty_or_of_strangers():
+    table = {"table": jnp.asarray(TABLE)}
+    for mode in ("mean", "sum", "max"):
+        net = EmbeddingBag(5, 3, mode)
+        np.testing.assert_array_equal(net.apply(table, jnp.zeros((2, 0), jnp.int32)), np.zeros((2, 3)))
+        assert np.isnan(net.apply(table, jnp.array([1, 5]))).all()
+        hidden = lambda p, w, net=net: net.apply(  # noqa: E731
+            p, jnp.array([1, -1]), mask=jnp.array([True, False]), **({"weights": w} if net.mode == "sum" else {})
+        )
+        grads = jax.grad(lambda p, w: hidden(p, w).sum(), argnums=(0, 1))(table, jnp.ones(2))  # noqa: B023
+        assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
+
+
+@pytest.mark.parametrize(
+    ("mode", "inputs", "kind", "text"),
+    [
+        (
+            "sum",
+            {"mask": jnp.ones(2, bool)},
+            ValueError,
+            "EmbeddingBag takes mask of the shape of the ids, (3,), got b",
+        ),
+        (
+            "sum",
+            {"mask": jnp.ones(3)},
+            TypeError,
+            "takes mask (..., n) of booleans, True for the ids in the bag, got f",
+        ),
+        (
+            "sum",
+            {"weights": jnp.ones(3, bool)},
+            TypeError,
+            "EmbeddingBag takes weights (..., n) of floating numbers, g",
+        ),
+        (
+            "mean",
+            {"weights": jnp.ones(3)},
+            ValueError,
+            "EmbeddingBag takes weights with mode='sum', got mode='mean'. T",
+        ),
+    ],
+)
+def test_a_bag_refuses_inputs(mode, inputs, kind, text):
+    with pytest.raises(kind, match=re.escape(text)):
+        EmbeddingBag(5, 3, mode).plan(jnp.zeros(3, jnp.int32), **inputs)
+    with pytest.raises(ValueError, match=re.escape("EmbeddingBag takes (..., n), got int32[].")):
+        EmbeddingBag(5, 3).plan(jnp.asarray(1))
+    with pytest.raises(TypeError, match=re.escape("EmbeddingBag takes whole numbers (..., n), got float32[3].")):
+        EmbeddingBag(5, 3).plan(jnp.ones(3))
 
 
 def test_it_declares_its_table_and_draws_it_from_the_initialiser():
@@ -109,6 +214,18 @@ def test_unembed_computes_in_the_dtype_of_its_input():
             "Embedding takes vocab as a whole number, at least 1, got 0. It is the number of ids",
         ),
         (lambda: Embedding(3, 2.5), "Embedding takes features as a whole number, at least 1, got 2.5. It is the width"),
+        (
+            lambda: Embedding(3, 2, padding_id=3),
+            "Embedding takes padding_id as None or an id from 0 to 2, got 3. It is one of the ids: count it in vocab",
+        ),
+        (lambda: Embedding(3, 2, padding_id=-1), "Embedding takes padding_id as None or an id from 0 to 2, got -1."),
+        (
+            lambda: Embedding(3, 2, out_of_range="raise"),
+            "Embedding takes out_of_range as 'nan' or 'clamp', got 'raise'.",
+        ),
+        (lambda: EmbeddingBag(0, 3), "EmbeddingBag takes vocab as a whole number, at least 1, got 0. It is the number"),
+        (lambda: EmbeddingBag(3, 0), "EmbeddingBag takes features as a whole number, at least 1, got 0. It is the wid"),
+        (lambda: EmbeddingBag(3, 2, "avg"), "EmbeddingBag takes mode as 'mean', 'sum' or 'max', got 'avg'. Take the s"),
     ],
 )
 def test_embedding_refuses_fields_when_built(build, text):

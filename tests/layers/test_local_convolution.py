@@ -86,7 +86,7 @@ def test_it_is_that_of_jax():
     np.testing.assert_allclose(ours, y, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("init", [None, HeUniform(), jax.nn.initializers.he_normal()], ids=str)
+@pytest.mark.parametrize("init", [None, HeUniform(), jax.nn.initializers.he_normal()], ids=["own", "he", "jax"])
 def test_initial_values_have_the_fan_in_of_one_position(init):
     x = jax.ShapeDtypeStruct((1, 6, 6, 8), jnp.float32)
     net = LocallyConnected(32, 3) if init is None else LocallyConnected(32, 3, kernel_init=init)

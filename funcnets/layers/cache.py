@@ -1,0 +1,130 @@
+"""What attention and positions carry from call to call when a sequence comes in parts."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from funcnets.initializers import Zeros
+from funcnets.layer import Layer
+from funcnets.layers.fields import check_whole
+from funcnets.leaves import Param
+from funcnets.shapes import show
+
+
+class Counter(Layer):
+    """positions[b, i] = how many tokens of row b came before its i-th, in this call and the ones before.
+
+    Masked tokens are not counted, so a row that is padded on the left starts at 0 with its first real token. It is the
+    child `counter` of layers that go on counting from call to call.
+
+    States:
+      count: (batch,), int32
+
+    Inputs: valid (batch, time), boolean → (batch, time), int32.
+
+    Raises:
+      RuntimeError: A second call in one pass, which would count twice.
+
+    Source: as `cache_position` in other libraries, but of each row.
+
+    Example:
+      >>> from funcnets.layers.cache import Counter
+      >>> counter, valid = Counter(), jnp.array([[False, True, True]])
+      >>> positions, state = counter.apply({}, valid, state=counter.init_state(valid))
+      >>> positions, state["count"]
+      (Array([[0, 0, 1]], dtype=int32), Array([2], dtype=int32))
+    """
+
+    state_once = True
+
+    def states(self, valid: jax.ShapeDtypeStruct) -> dict[str, Param]:
+        return {"count": Param(valid.shape[:1], Zeros(), "int32")}
+
+    def forward(
+        self, p: dict[str, jax.Array], valid: jax.Array, *, state: dict[str, jax.Array]
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        positions = counted(valid) + state["count"][:, None]
+        return positions, {"count": state["count"] + valid.sum(-1, dtype=jnp.int32)}
+
+
+def counted(valid: jax.Array) -> jax.Array:
+    """How many of a row's tokens (batch, time) are valid before each."""
+    steps = valid.astype(jnp.int32)
+    return steps.cumsum(-1, dtype=jnp.int32) - steps
+
+
+class KeyValueCache(Layer):
+    """The keys and values of all tokens so far: those of this call are put after the ones before.
+
+    It is the child `cache` of an `Attention` with `cache=n`. Each row has a length of its own.
+
+    Args:
+      length: The number of places.
+
+    States:
+      keys: (batch, length, heads, features), in the keys' dtype
+      values: (batch, length, heads, features), likewise
+      positions: (batch, length), int32
+      valid: (batch, length), boolean: where there is something to attend to
+      length: (batch,), int32: the places taken, masked tokens among them
+
+    Inputs: keys and values (batch, time, heads, features), positions and valid (batch, time) → the keys, values,
+      positions and valid of all places in a dict, and the places (batch, time) of these tokens. A token that finds the
+      cache full is not stored, and its place is `length` or more.
+
+    Raises:
+      ValueError: A length that is no positive whole number; more tokens in one call than places.
+      RuntimeError: A second call in one pass.
+
+    Source: the caches of other libraries hold one length for all rows.
+
+    Example:
+      >>> from funcnets.layers.cache import KeyValueCache
+      >>> cache, new = KeyValueCache(4), jnp.ones((1, 3, 2, 8))
+      >>> inputs = new, new, jnp.array([[0, 1, 2]]), jnp.ones((1, 3), bool)
+      >>> _, state = cache.apply({}, *inputs, state=cache.init_state(*inputs))
+      >>> state["valid"], state["length"]
+      (Array([[ True,  True,  True, False]], dtype=bool), Array([3], dtype=int32))
+    """
+
+    length: int
+
+    state_once = True
+
+    def __post_init__(self) -> None:
+        check_whole(self, "length", "It is the number of tokens that are kept: prompt and continuation together")
+
+    def states(self, keys: jax.ShapeDtypeStruct) -> dict[str, Param]:
+        batch, _, *rest = keys.shape
+        stored = Param((batch, self.length, *rest), Zeros(), keys.dtype)
+        return {
+            "keys": stored,
+            "values": stored,
+            "positions": Param((batch, self.length), Zeros(), "int32"),
+            "valid": Param((batch, self.length), Zeros(), "bool"),
+            "length": Param((batch,), Zeros(), "int32"),
+        }
+
+    def forward(
+        self,
+        p: dict[str, jax.Array],
+        keys: jax.Array,
+        values: jax.Array,
+        positions: jax.Array,
+        valid: jax.Array,
+        *,
+        state: dict[str, jax.Array],
+    ) -> tuple[tuple[dict[str, jax.Array], jax.Array], dict[str, jax.Array]]:
+        batch, time = positions.shape
+        if time > self.length:
+            raise ValueError(
+                f"KeyValueCache({self.length}) takes at most {self.length} tokens, got {time} in {show(keys)}. Build "
+                f"the decoding net with as many places as prompt and continuation have together: cache={time} or more"
+            )
+        places = state["length"][:, None] + jnp.arange(time, dtype=jnp.int32)[None]  # (batch, time)
+        rows = jnp.arange(batch, dtype=jnp.int32)[:, None]
+        new = {"keys": keys, "values": values, "positions": positions, "valid": valid}
+        # What finds the cache full is dropped, rather than put over what is there already.
+        held = {name: state[name].at[rows, places].set(tokens, mode="drop") for name, tokens in new.items()}
+        return (held, places), held | {"length": state["length"] + time}

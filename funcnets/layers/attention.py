@@ -102,7 +102,7 @@ class Attention(Composite):
       out/kernel: (heads · head_features, features), out/bias: (features,)
       and those of position_bias, query_norm and keys_norm under their names.
 
-    States: with a cache, cache/keys and cache/values (batch, cache, kv_heads, head_features), cache/positions,
+    States: with a cache, cache/keys and cache/values (batch, kv_heads, cache, head_features), cache/positions,
       cache/valid, cache/length and counter/count.
 
     Inputs: x (batch, time, in) → (batch, time, features), in x's dtype. Further:

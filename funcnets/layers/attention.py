@@ -91,7 +91,7 @@ class Attention(Composite):
       query_norm: A layer for each head's queries, before rope: `RMSNorm()`.
       keys_norm: The same for keys.
       cache: How many tokens to keep for the calls to come.
-      implementation: That of `jax.nn.dot_product_attention`: "cudnn" is flash attention on NVIDIA's GPUs.
+      implementation: None, or that of `jax.nn.dot_product_attention`: "cudnn" is flash attention on NVIDIA's GPUs.
       kernel_init: The initialiser of the projections' kernels.
       bias_init: The initialiser of their biases.
       query: A layer of (x, width) in place of the projection; keys, values and out likewise.
@@ -102,7 +102,7 @@ class Attention(Composite):
       out/kernel: (heads · head_features, features), out/bias: (features,)
       and those of position_bias, query_norm and keys_norm under their names.
 
-    States: with a cache, cache/keys and cache/values (batch, cache, kv_heads, head_features), cache/positions,
+    States: with a cache, cache/keys and cache/values (batch, kv_heads, cache, head_features), cache/positions,
       cache/valid, cache/length and counter/count.
 
     Inputs: x (batch, time, in) → (batch, time, features), in x's dtype. Further:

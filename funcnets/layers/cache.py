@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -63,8 +65,8 @@ class KeyValueCache(Layer):
       length: The number of places.
 
     States:
-      keys: (batch, length, heads, features), in the keys' dtype
-      values: (batch, length, heads, features), likewise
+      keys: (batch, heads, length, features), in the keys' dtype: the layout that products with it read
+      values: (batch, heads, length, features), likewise
       positions: (batch, length), int32
       valid: (batch, length), boolean: where there is something to attend to
       length: (batch,), int32: the places taken, masked tokens among them
@@ -96,8 +98,8 @@ class KeyValueCache(Layer):
         check_whole(self, "length", "It is the number of tokens that are kept: prompt and continuation together")
 
     def states(self, keys: jax.ShapeDtypeStruct) -> dict[str, Param]:
-        batch, _, *rest = keys.shape
-        stored = Param((batch, self.length, *rest), Zeros(), keys.dtype)
+        batch, _, heads, features = keys.shape
+        stored = Param((batch, heads, self.length, features), Zeros(), keys.dtype)
         return {
             "keys": stored,
             "values": stored,
@@ -124,7 +126,16 @@ class KeyValueCache(Layer):
             )
         places = state["length"][:, None] + jnp.arange(time, dtype=jnp.int32)[None]  # (batch, time)
         rows = jnp.arange(batch, dtype=jnp.int32)[:, None]
-        new = {"keys": keys, "values": values, "positions": positions, "valid": valid}
-        # What finds the cache full is dropped, rather than put over what is there already.
-        held = {name: state[name].at[rows, places].set(tokens, mode="drop") for name, tokens in new.items()}
-        return (held, places), held | {"length": state["length"] + time}
+
+        def put(name: str, tokens: jax.Array, *where: Any) -> jax.Array:
+            # What finds the cache full is dropped, rather than put over what is there already.
+            return state[name].at[where].set(tokens, mode="drop")
+
+        held = {
+            "keys": put("keys", keys, rows, slice(None), places),
+            "values": put("values", values, rows, slice(None), places),
+            "positions": put("positions", positions, rows, places),
+            "valid": put("valid", valid, rows, places),
+        }
+        given = held | {name: held[name].swapaxes(1, 2) for name in ("keys", "values")}
+        return (given, places), held | {"length": state["length"] + time}

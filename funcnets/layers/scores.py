@@ -36,16 +36,16 @@ def attend(
       scale: The factor of the scores.
       softcap: Bounds the scores before the bias: softcap · tanh(scores / softcap).
       drop: Called with the weights.
-      method: The implementation of `jax.nn.dot_product_attention`, which computes where it can.
+      method: None, or the implementation of `jax.nn.dot_product_attention`, which then computes.
       causal: Whether a query sees no key of a later place.
       window: How many places before and after its own a query sees.
     """
     wide = jnp.float32 if q.dtype.itemsize < 4 else q.dtype
     bias = None if bias is None else bias.astype(wide)
-    # By hand also float64, which JAX's softmax would round, and half precision, which JAX's refuses under strict
-    # promotion of dtypes.
-    by_hand = softcap is not None or drop is not None or (method is None and q.dtype != jnp.float32)
-    if by_hand or mask is not None or q.shape[1] != k.shape[1]:
+    # JAX's own rounds float64, refuses half precision under strict promotion of dtypes, and is slower on CPU.
+    by_hand = softcap is not None or drop is not None or method is None
+    some_blind = mask is not None or q.shape[1] != k.shape[1]  # else each query sees its own place at least
+    if by_hand or some_blind:
         places = (jnp.arange(a.shape[1], dtype=jnp.int32)[None] for a in (q, k))
         mask = both(mask, in_reach(*places, causal=causal, window=window))
         causal, window = False, None
@@ -55,7 +55,7 @@ def attend(
         y = jax.nn.dot_product_attention(
             q, k, v, bias, mask, scale=scale, is_causal=causal, local_window_size=window, implementation=method
         )
-    if mask is None:
+    if mask is None or not some_blind:
         return y
     return jnp.where(mask.any(-1).swapaxes(1, 2)[..., None], y, jnp.zeros_like(y))  # (batch, queries, heads, 1)
 
@@ -70,18 +70,20 @@ def _by_hand(
     softcap: float | None,
     drop: Callable[[jax.Array], jax.Array] | None,
 ) -> jax.Array:
-    batch, time, heads, features = q.shape
     wide = jnp.float32 if q.dtype.itemsize < 4 else q.dtype
-    grouped = q.reshape(batch, time, k.shape[2], heads // k.shape[2], features)
-    scores = jnp.einsum("btkgd,bskd->bkgts", grouped, k, preferred_element_type=wide) * scale
-    scores = scores.reshape(batch, heads, time, k.shape[1])
+    # Heads before time, and the queries of a group in a row: products then read their operands as they lie.
+    q, k, v = (a.swapaxes(1, 2) for a in (q, k, v))
+    batch, heads, time, features = q.shape
+    rows = (batch, k.shape[1], heads // k.shape[1] * time)
+    scores = jnp.einsum("bkrd,bksd->bkrs", q.reshape(*rows, features), k, preferred_element_type=wide) * scale
+    scores = scores.reshape(batch, heads, time, k.shape[2])
     scores = scores if softcap is None else softcap * jnp.tanh(scores / softcap)
     scores = scores if bias is None else scores + bias
     scores = scores if mask is None else jnp.where(mask, scores, jnp.finfo(wide).min / 2)
     weights = jax.nn.softmax(scores, axis=-1)
     weights = (weights if drop is None else drop(weights)).astype(v.dtype)
-    weights = weights.reshape(batch, k.shape[2], heads // k.shape[2], time, k.shape[1])
-    return jnp.einsum("bkgts,bskd->btkgd", weights, v).reshape(q.shape)
+    y = jnp.einsum("bkrs,bksd->bkrd", weights.reshape(*rows, k.shape[2]), v)
+    return y.reshape(q.shape).swapaxes(1, 2)
 
 
 def in_reach(queries: jax.Array, keys: jax.Array, *, causal: bool, window: tuple[int, int] | None) -> jax.Array | None:

@@ -446,7 +446,7 @@ def test_caches_are_per_copy_in_a_repeat_and_take_its_body_once():
         params = blocks(**options).init(KEY, x)
         y, state = in_parts(blocks(7, **options), params, x, [4, 1, 1], mask)
         close(y, blocks(**options).apply(params, x, mask=mask))
-        assert state["attention"]["cache"]["keys"].shape == (3, 2, 7, 2, 2)
+        assert state["attention"]["cache"]["keys"].shape == (3, 2, 2, 7, 2)
         assert (state["attention"]["cache"]["length"] == 6).all()
     decoder = fn.Attention(2, causal=True, cache=4)
     twice = fn.Sequential(("a", decoder), ("a", decoder))

@@ -389,7 +389,8 @@ def _wants_of(kind: type[Layer]) -> _Wants:
 
 def wants_of(forward: Any, skip: int) -> _Wants:
     """What a forward names, after its first parameters."""
-    parameters = list(inspect.signature(forward).parameters.values())[skip:]
+    parameters = list(inspect.signature(forward).parameters.values())
+    parameters = [p for i, p in enumerate(parameters) if i >= skip or p.kind is p.VAR_POSITIONAL]
     named = {p.name: p for p in parameters if p.name in _MODES and p.kind is p.KEYWORD_ONLY}
     key, state = named.get("key"), named.get("state")
     others = [p.replace(annotation=p.empty) for p in parameters if p.name not in named]

@@ -150,7 +150,7 @@ def test_where_a_layer_was_built_is_kept():
 def test_any_layer_in_any_net_is_wrapped_and_nothing_else_changes(row):
     """Remat adds no name: with it around each layer in turn the net computes the same with the same parameters."""
     params, state = row.layer.init(KEY, *row.sample), row.layer.init_state(*row.sample)
-    wanted, _ = row.layer.apply(params, *row.sample, state=state)
+    wanted, _ = jax.jit(row.layer.apply)(params, *row.sample, state=state)
     for what in dict.fromkeys(type(layer) for layer in find(row.layer, fn.Layer).values()):
         if issubclass(what, fn.Wrapper) or fn.Parametrized in map(type, find(row.layer, fn.Layer).values()):
             continue
@@ -161,7 +161,7 @@ def test_any_layer_in_any_net_is_wrapped_and_nothing_else_changes(row):
             continue
         assert new != row.layer
         assert new.plan(*row.sample).params == row.layer.plan(*row.sample).params
-        output, _ = new.apply(params, *row.sample, state=state)
+        output, _ = jax.jit(new.apply)(params, *row.sample, state=state)
         for a, b in zip(jax.tree.leaves(output), jax.tree.leaves(wanted), strict=True):
             np.testing.assert_allclose(np.asarray(a, np.float32), np.asarray(b, np.float32), rtol=1e-5, atol=1e-5)
 

@@ -30,7 +30,7 @@ from typing import Any, ClassVar
 
 from funcnets.bound import Bound
 from funcnets.layer import Layer
-from funcnets.leaves import as_layer, function_name, is_child
+from funcnets.leaves import as_layer, function_name, is_child, modes_of
 from funcnets.record import Arrays, Kind
 from funcnets.scope import Scope
 from funcnets.shapes import Tree, check_name, describe, join, near
@@ -41,11 +41,7 @@ _RESERVED = ("train", "key", "params", "state")
 
 def _check_forward(forward: Any, owner: str) -> None:
     """Raises for a forward that would have the mode, a key or a state as arguments, as a leaf's does."""
-    try:
-        parameters = inspect.signature(forward).parameters.values()
-    except (TypeError, ValueError):
-        return
-    named = [p.name for p in parameters if p.name in ("train", "key", "state") and p.kind is p.KEYWORD_ONLY]
+    named = modes_of(forward) if inspect.isfunction(forward) else []
     if named:
         instead = {"train": "m.train", "key": "m.key()", "state": "m.state"}
         raise TypeError(

@@ -150,7 +150,7 @@ class Function(Layer):
     function: Callable[..., Any]
 
     def __post_init__(self) -> None:
-        named = _modes_of(self.function) if inspect.isfunction(self.function) else ()
+        named = modes_of(self.function) if inspect.isfunction(self.function) else ()
         if named:
             raise TypeError(
                 f"{function_name(self.function)} names {', '.join(named)}, which a function in a net is not given: "
@@ -171,7 +171,7 @@ class Function(Layer):
         return function_name(self.function)
 
 
-def _modes_of(function: Any) -> list[str]:
+def modes_of(function: Any) -> list[str]:
     """What a function names of a pass: the mode, a key, a state."""
     held = function.__code__
     named = held.co_varnames[held.co_argcount : held.co_argcount + held.co_kwonlyargcount]

@@ -37,6 +37,27 @@ _PACKAGE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "")
 _WIDTH = 96  # columns of a printed value before it is broken over lines
 
 
+class _Constructor:
+    """The signature of a class of values, made when it is asked for."""
+
+    def __get__(self, value: object, kind: type) -> inspect.Signature:
+        if kind.__init__ is not Value.__init__:
+            parameters = list(inspect.signature(kind.__init__).parameters.values())[1:]
+            return inspect.Signature(parameters)
+        fields = sorted((field for field in fields_of(kind) if field.init), key=lambda field: bool(field.kw_only))
+        several = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
+        parameters = [
+            inspect.Parameter(
+                field.name,
+                several[bool(field.kw_only)],
+                annotation=field.type,
+                default=inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default,
+            )
+            for field in fields
+        ]
+        return inspect.Signature(parameters)
+
+
 @dataclass_transform(frozen_default=True, eq_default=False, field_specifiers=(dataclasses.field,))
 class Value:
     """An immutable value: a frozen dataclass that compares, hashes, prints and pickles by its fields, and is static in
@@ -47,19 +68,21 @@ class Value:
 
     _created: ClassVar[tuple[str, int] | None]  # an instance's own, and no part of it
 
-    def __init__(self) -> None:  # of a value without fields
-        self.__post_init__()
+    __signature__: ClassVar[Any] = _Constructor()  # what help() and editors show of it
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        self._fill(**_given(type(self), args, named))
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         validate = cls.__dict__.get("__post_init__")
         if validate is not None:
             cls.__post_init__ = _normalise_then(validate)
+        # One constructor serves all: generating one a class would take most of the time of an import.
+        dataclasses.dataclass(eq=False, repr=False, init=False)(cls)
         adds_fields = any("ClassVar" not in str(kind) for kind in inspect.get_annotations(cls).values())
-        generated = adds_fields and "__init__" not in cls.__dict__
-        dataclasses.dataclass(eq=False, repr=False, init=generated)(cls)
-        if generated:
-            setattr(cls, "__init__", _knowing_names(cls.__dict__["__init__"]))  # noqa: B010
+        if adds_fields and "__init__" not in cls.__dict__:
+            setattr(cls, "__init__", Value.__init__)  # noqa: B010
         jax.tree_util.register_static(cls)
 
     def __post_init__(self) -> None:
@@ -171,21 +194,32 @@ def fields_of(kind: type) -> tuple[dataclasses.Field[Any], ...]:
     return dataclasses.fields(kind)
 
 
-def _knowing_names(init: Any) -> Any:
-    """A generated constructor that answers a misspelt field with the right one."""
-    known = inspect.signature(init).parameters
-
-    @functools.wraps(init)
-    def construct(self: Value, *args: Any, **fields: Any) -> None:
-        for name in fields:
-            if name not in known:
-                close = difflib.get_close_matches(name, known, 1)
-                hint = f" (did you mean {close[0]!r}?)" if close else ""
-                others = ", ".join(field for field in known if field != "self") or "none"
-                raise TypeError(f"{type(self).__name__} has no field {name!r}{hint}; it has {others}")
-        init(self, *args, **fields)
-
-    return construct
+def _given(kind: type, args: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a class of values that is called with these; raises for what it does not take."""
+    fields = {field.name: field for field in fields_of(kind) if field.init}
+    positional = [name for name, field in fields.items() if not field.kw_only]
+    takes = f"{kind.__name__} takes {', '.join(fields) or 'nothing'}"
+    if len(args) > len(positional):
+        count = len(positional)
+        raise TypeError(f"{takes}, of these {count} by position, got {len(args)}: give the others by name")
+    given = dict(zip(positional, args, strict=False))
+    for name, value in named.items():
+        if name in given:
+            raise TypeError(f"{takes}, got {name} twice, by position and by name")
+        if name not in fields:
+            close = difflib.get_close_matches(name, fields, 1)
+            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            raise TypeError(f"{kind.__name__} has no field {name!r}{hint}; it has {', '.join(fields) or 'none'}")
+        given[name] = value
+    for field in fields_of(kind):
+        if field.name not in given:
+            if field.default is not dataclasses.MISSING:
+                given[field.name] = field.default
+            elif field.default_factory is not dataclasses.MISSING:
+                given[field.name] = field.default_factory()
+            else:
+                raise TypeError(f"{takes}, got no {field.name}")
+    return given
 
 
 # One form for every field

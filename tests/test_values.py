@@ -1,6 +1,7 @@
 import copy
 import dataclasses
 import functools
+import inspect
 import pickle
 
 import jax
@@ -167,3 +168,41 @@ def test_what_peers_do_wrong_with_equality():
     assert fn.Sequential(shared, shared) == fn.Sequential(fn.Dense(4), fn.Dense(4))
     x = jnp.ones((1, 3))
     assert fn.Sequential(shared, shared).plan(x).params == fn.Sequential(fn.Dense(4), fn.Dense(4)).plan(x).params
+
+
+class Spot(Value):
+    x: float
+    y: float = 0.0
+    tags: tuple = dataclasses.field(default_factory=tuple, kw_only=True)
+
+
+@pytest.mark.parametrize(
+    ("build", "text"),
+    [
+        (lambda: Spot(), "Spot takes x, y, tags, got no x"),
+        (lambda: Spot(1.0, 2.0, ()), "of these 2 by position, got 3: give the others by name"),
+        (lambda: Spot(1.0, x=2.0), "got x twice, by position and by name"),
+        (lambda: Spot(1.0, tag=()), r"Spot has no field 'tag' \(did you mean 'tags'\?\); it has x, y, tags"),
+        (lambda: fn.Flatten(3), "Flatten takes nothing, of these 0 by position, got 1"),
+    ],
+)
+def test_a_constructor_says_what_it_takes(build, text):
+    with pytest.raises(TypeError, match=text):
+        build()
+
+
+def test_a_constructor_has_the_signature_of_its_fields():
+    parameters = inspect.signature(Spot).parameters
+    assert list(parameters) == ["x", "y", "tags"]
+    assert parameters["y"].default == 0.0
+    assert parameters["tags"].kind is inspect.Parameter.KEYWORD_ONLY
+    assert list(inspect.signature(fn.Sequential).parameters) == ["children", "layers"]
+    assert dataclasses.replace(Spot(1.0), y=2.0) == Spot(1.0, 2.0)
+
+    class Named(fn.Sequential):
+        label: str = "net"
+
+        def forward(self, m, x):
+            return super().forward(m, x)
+
+    assert Named(layers=[fn.Dense(2)], label="other").label == "other"

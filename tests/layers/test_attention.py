@@ -560,7 +560,7 @@ def test_attention_refuses_fields_when_built(options, text):
 
 
 def test_the_width_is_no_argument():
-    with pytest.raises(TypeError, match="positional"):
+    with pytest.raises(TypeError, match="of these 1 by position"):
         fn.Attention(512, 8)
 
 

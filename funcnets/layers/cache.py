@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from funcnets.initializers import Zeros
 from funcnets.layer import Layer
 from funcnets.layers.fields import check_whole
+from funcnets.layers.promotion import in_dtype_of
 from funcnets.leaves import Param
 from funcnets.shapes import show
 
@@ -63,7 +64,8 @@ class KeyValueCache(Layer):
       length: The number of places.
 
     States:
-      keys: (batch, length, heads, features), in the keys' dtype
+      keys: (batch, length, heads, features), in the dtype of the sample's keys. Keys of another dtype are stored in that
+        of the state, which may be cast to it, and come back in their own.
       values: (batch, length, heads, features), likewise
       positions: (batch, length), int32
       valid: (batch, length), boolean: where there is something to attend to
@@ -126,5 +128,9 @@ class KeyValueCache(Layer):
         rows = jnp.arange(batch, dtype=jnp.int32)[:, None]
         new = {"keys": keys, "values": values, "positions": positions, "valid": valid}
         # What finds the cache full is dropped, rather than put over what is there already.
-        held = {name: state[name].at[rows, places].set(tokens, mode="drop") for name, tokens in new.items()}
-        return (held, places), held | {"length": state["length"] + time}
+        stored = {
+            name: state[name].at[rows, places].set(in_dtype_of(state[name], tokens), mode="drop")
+            for name, tokens in new.items()
+        }
+        held = {name: in_dtype_of(new[name], tokens) for name, tokens in stored.items()}
+        return (held, places), stored | {"length": state["length"] + time}

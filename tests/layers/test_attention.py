@@ -502,6 +502,29 @@ def test_a_cache_holds_the_dtype_of_the_keys_and_rows_are_their_own():
     close(y[1], net.apply(params, x[:, 3:])[1])
 
 
+@pytest.mark.parametrize(("dtype", "stored", "held"), [(jnp.bfloat16, 0.1, 0.1), (jnp.float64, 1e-6, 1e-12)])
+def test_parameters_in_another_dtype_than_declared_decode_in_theirs(dtype, stored, held):
+    def net(cache=None):
+        block = fn.TransformerBlock(fn.Attention(2, causal=True, cache=cache))
+        return fn.Sequential(("ids", fn.Embedding(9, 8)), ("block", block), ("ids", fn.Unembed()))
+
+    ids = jnp.array([[1, 2, 3], [4, 5, 6]])
+    with jax.enable_x64(dtype == jnp.float64):
+        params = jax.tree.map(lambda a: a.astype(dtype), net().init(KEY, ids))
+        apply, start = jax.jit(net(8).apply), net(8).init_state(ids)
+        wide = jax.tree.map(lambda a: a.astype(dtype) if a.dtype == jnp.float32 else a, start)
+        whole = net().apply(params, ids)
+        for state, tolerance in ((start, stored), (wide, held)):
+            y, kept = apply(params, ids, state=state)
+            assert y.dtype == whole.dtype == dtype
+            np.testing.assert_allclose(y.astype(float), whole.astype(float), rtol=0, atol=tolerance)
+            assert jax.tree.map(jnp.dtype, kept) == jax.tree.map(jnp.dtype, state)
+        new = fn.generate(net(8), params, ids, 3)
+        logits = net().apply(params, jnp.concatenate([ids, new], 1))[:, 2:5].astype(float)
+        chosen = jnp.take_along_axis(logits, new[..., None], -1)[..., 0]
+        assert (chosen >= logits.max(-1) - stored).all()
+
+
 def test_a_whole_decoder_counts_its_positions():
     def net(cache=None):
         @fn.compose(

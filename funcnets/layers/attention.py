@@ -32,7 +32,8 @@ class Attention(Composite):
     A decoding net is the training net with `cache=n`: the same parameters, and a state that holds n tokens, with
     `net.init_state(sample)` for the sample's batch. Calls then continue each other: tokens in parts of any lengths,
     with their masks, give what one call with all of them gives. Tokens that find the cache full come out as NaN. A
-    cross-attention with `cache="context"` keeps the keys and values of its context from the first call on.
+    cross-attention with `cache="context"` keeps the keys, values and key_mask of its first call's context: later calls
+    are given it again, and do not look at it.
 
     Args:
       heads: The number of heads, each with a softmax of its own.
@@ -75,12 +76,12 @@ class Attention(Composite):
       values: (batch, keys, in''), in place of that for the values.
       key_mask: (batch, keys), boolean, True for tokens that are none of padding. Others are not seen, and not counted
         in positions.
-      mask: Boolean, True for what is seen: (batch, queries, keys) or (batch, heads, queries, keys), which count for no
-        positions; or a key_mask, (batch, keys), where that can be nothing else: with batch = queries it might be
-        PyTorch's (queries, keys) too, and is refused. An axis of 1 stands for all.
-      bias: (batch, heads, queries, keys), floating, added to the scores. An axis of 1 stands for all. Or a function of
-        query positions, key positions (batch or 1, time) and the number of heads that gives one: a bound
-        `RelativeBias` of the net around, which so is one for all layers, and knows the keys of a cache.
+      mask: Boolean, True for what is seen: (batch, queries, keys) or (batch, heads, queries, keys), which positions do
+        not depend on. Of two axes it is a key_mask, (batch, keys), and refused where it might be PyTorch's (queries,
+        keys), with as many queries as rows. An axis of 1 stands for all.
+      bias: (batch, heads, queries, keys), floating, added to the scores. An axis of 1 stands for all. Or a function
+        that gives it for the positions of queries and keys, (batch or 1, time), and the number of heads: `m.bias`, a
+        `RelativeBias` of the net around, one for all layers, also with a cache.
       segments: (batch, time), whole numbers: tokens see those of the same number, of several texts in a row.
       positions: (batch, time) or (time,), whole numbers, for rope, position_bias and a function as bias; by default the
         number of tokens before that a key_mask lets through. Those of a context always are.

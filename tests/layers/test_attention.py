@@ -700,6 +700,8 @@ def test_a_projection_may_be_any_layer_of_the_width():
     close(y, np.tanh(one.apply(projected, x, values=values) @ params["out"]["kernel"]))
     ours = fn.compose(p=plain)(lambda m, x, width: m.p(x, width))
     assert fn.Attention(2, query=ours).init(KEY, x)["query"]["p"]["kernel"].shape == (4, 4)
+    normed = fn.Parametrized(plain, kernel=fn.WeightNorm())
+    assert fn.Attention(2, keys=normed).plan(x).output.shape == x.shape
     pair = fn.pair(lambda key, x: {"kernel": jnp.eye(4)}, lambda p, x: x @ p["kernel"])
     assert fn.Attention(2, keys=pair).plan(x).output.shape == x.shape
 
@@ -734,7 +736,7 @@ def test_a_projection_may_be_any_layer_of_the_width():
         ({"cache": "keys"}, "or 'context' in a cross-attention, got 'keys'. The number counts the tokens to keep"),
         (
             {"cache": "context", "causal": True},
-            "Attention takes cache in a cross-attention, without causal or window, got 'context'. A context has no order",
+            "Attention takes cache in a cross-attention, without causal or window, got 'context'. A context has no",
         ),
         ({"cache": 8}, "Attention takes cache with causal=True, got 8. Tokens that are kept cannot see those to come"),
         ({"implementation": "flash"}, "Attention takes implementation as None, 'xla' or 'cudnn', got 'flash'. It is"),
@@ -870,8 +872,8 @@ CACHED = fn.Attention(2, causal=True, cache=4)
             (X,),
             {},
             ValueError,
-            "Attention with cache='context' takes (x, context) in each call, got x float32[2,3,4] alone. Self-attention "
-            "keeps a number of tokens: cache=128, causal=True",
+            "Attention with cache='context' takes (x, context) in each call, got x float32[2,3,4] alone. "
+            "Self-attention keeps a number of tokens: cache=128, causal=True",
         ),
         (
             fn.Attention(2, causal=True),
@@ -977,6 +979,9 @@ def test_a_block_refuses_what_it_cannot_add_and_a_context_out_of_place():
         fn.TransformerBlock(fn.Attention(2)).plan(X, CONTEXT)
     with pytest.raises(ValueError, match=re.escape("got cross=Attention(2), context None, context_mask None.")):
         fn.TransformerBlock(fn.Attention(2), cross=fn.Attention(2)).plan(X)
+    one = fn.Attention(2, causal=True)
+    with pytest.raises(ValueError, match=re.escape("Build the cross-attention without causal=True")):
+        fn.TransformerBlock(one, cross=one).plan(X, X)
     for options, text in [
         ({"attention": 8}, "TransformerBlock takes attention as a layer or a function, got 8. Such as Transf"),
         ({"norm": None}, "TransformerBlock takes norm as a layer or a function, got None."),

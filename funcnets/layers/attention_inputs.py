@@ -19,10 +19,10 @@ _CHILDREN = {
     "position_bias": "fn.ALiBi()",
     "query_norm": "fn.RMSNorm()",
     "keys_norm": "fn.RMSNorm()",
-    "query": "None, for a projection of its own",
-    "keys": "None, for a projection of its own",
-    "values": "None, for a projection of its own",
-    "out": "None, for a projection of its own",
+    "query": "fn.Projection(use_bias=False)",
+    "keys": "fn.Projection(use_bias=False)",
+    "values": "fn.Projection(use_bias=False)",
+    "out": "fn.Projection(use_bias=False)",
 }
 
 

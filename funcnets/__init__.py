@@ -29,6 +29,7 @@ from funcnets.layers.activation import PReLU as PReLU
 from funcnets.layers.adaptive_pooling import AdaptiveAvgPool as AdaptiveAvgPool
 from funcnets.layers.adaptive_pooling import AdaptiveMaxPool as AdaptiveMaxPool
 from funcnets.layers.attention import Attention as Attention
+from funcnets.layers.attention_projection import Projection as Projection
 from funcnets.layers.batch_normalization import BatchNorm as BatchNorm
 from funcnets.layers.blocks import MLP as MLP
 from funcnets.layers.blocks import SqueezeExcite as SqueezeExcite

@@ -139,6 +139,7 @@ ROWS = [
         (floats(2, 3, 8),),
     ),
     Row("Attention", fn.Attention(2, query_norm=fn.RMSNorm(), features=3), (floats(2, 3, 4), floats(2, 5, 6))),
+    Row("Projection", fn.Attention(2, keys=fn.Projection(use_bias=False), out=fn.Dense(4)), (floats(2, 3, 4),)),
     Row("TransformerBlock", fn.TransformerBlock(fn.Attention(2), dropout=0.2), (floats(2, 3, 4),)),
     Row(
         "TransformerBlock",

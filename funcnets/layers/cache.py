@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 from funcnets.initializers import Zeros
 from funcnets.layer import Layer
 from funcnets.layers.fields import check_whole
+from funcnets.layers.promotion import in_dtype_of
 from funcnets.leaves import Param
 from funcnets.shapes import show
 
@@ -65,7 +67,8 @@ class KeyValueCache(Layer):
       length: The number of places.
 
     States:
-      keys: (batch, heads, length, features), in the keys' dtype: the layout that products with it read
+      keys: (batch, heads, length, features), the layout that products with it read, in the dtype of the sample's keys.
+        Those of another dtype are stored in that of the state, which may be cast to theirs, and come back in their own.
       values: (batch, heads, length, features), likewise
       positions: (batch, length), int32
       valid: (batch, length), boolean: where there is something to attend to
@@ -129,7 +132,7 @@ class KeyValueCache(Layer):
 
         def put(name: str, tokens: jax.Array, *where: Any) -> jax.Array:
             # What finds the cache full is dropped, rather than put over what is there already.
-            return state[name].at[where].set(tokens, mode="drop")
+            return state[name].at[where].set(in_dtype_of(state[name], tokens), mode="drop")
 
         held = {
             "keys": put("keys", keys, rows, slice(None), places),
@@ -137,5 +140,67 @@ class KeyValueCache(Layer):
             "positions": put("positions", positions, rows, places),
             "valid": put("valid", valid, rows, places),
         }
-        given = held | {name: held[name].swapaxes(1, 2) for name in ("keys", "values")}
-        return (given, places), held | {"length": state["length"] + time}
+        own = {name: in_dtype_of(keys, held[name]).swapaxes(1, 2) for name in ("keys", "values")}
+        return (held | own, places), held | {"length": state["length"] + time}
+
+
+class ContextCache(Layer):
+    """The keys and values of a context: made in the first call, and kept for the others.
+
+    It is the child `cache` of an `Attention` with `cache="context"`. Where a batch has rows of both kinds, those of the
+    first call are made anew, and the others keep theirs.
+
+    States:
+      keys: (batch, keys, heads, features), in the dtype of the sample's keys
+      values: (batch, keys, heads, features), likewise
+      valid: (batch, keys), boolean: where there is something to attend to
+      filled: (batch,), boolean: whether there was a call
+
+    Inputs: keys, the shape and dtype of the keys, and make, a function without inputs that gives keys, values and valid
+      → what is kept of them, in the keys' dtype.
+
+    Raises:
+      RuntimeError: A second call in one pass.
+
+    Source: the encoder's part of `past_key_values` in other libraries.
+
+    Example:
+      >>> from funcnets.layers.cache import ContextCache
+      >>> cache, new = ContextCache(), jnp.ones((1, 3, 2, 8))
+      >>> make = lambda: (new, new, jnp.ones((1, 3), bool))
+      >>> _, state = cache.apply({}, new, make, state=cache.init_state(new, make))
+      >>> state["valid"], state["filled"]
+      (Array([[ True,  True,  True]], dtype=bool), Array([ True], dtype=bool))
+    """
+
+    state_once = True
+
+    def states(self, keys: jax.ShapeDtypeStruct) -> dict[str, Param]:
+        stored = Param(keys.shape, Zeros(), keys.dtype)
+        return {
+            "keys": stored,
+            "values": stored,
+            "valid": Param(keys.shape[:2], Zeros(), "bool"),
+            "filled": Param(keys.shape[:1], Zeros(), "bool"),
+        }
+
+    def forward(
+        self,
+        p: dict[str, jax.Array],
+        keys: jax.ShapeDtypeStruct,
+        make: Callable[[], tuple[jax.Array, jax.Array, jax.Array]],
+        *,
+        state: dict[str, jax.Array],
+    ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], dict[str, jax.Array]]:
+        filled = state["filled"]
+        old = state["keys"], state["values"], state["valid"]
+
+        def fill() -> tuple[jax.Array, ...]:
+            def one(old: jax.Array, new: jax.Array) -> jax.Array:
+                return jnp.where(jax.lax.expand_dims(filled, range(1, old.ndim)), old, in_dtype_of(old, new))
+
+            return tuple(map(one, old, make()))
+
+        k, v, valid = jax.lax.cond(filled.all(), lambda: old, fill)
+        new = {"keys": k, "values": v, "valid": valid, "filled": jnp.ones_like(filled)}
+        return (k.astype(keys.dtype), v.astype(keys.dtype), valid), new

@@ -1,8 +1,9 @@
 """Biases of attention's scores by how far apart two tokens are.
 
 Each is called with the positions of queries and keys, (batch, time) or (time,), and the number of heads, and gives
-(batch, heads, queries, keys): a layer for `Attention(position_bias=...)`. A bias that several attentions share is made
-once in a forward function, and given to each as `bias=`.
+(batch, heads, queries, keys): a layer for `Attention(position_bias=...)`. A bias that several attentions share is a
+child of the net around, whose forward gives it to each: `m.blocks(x, bias=m.bias)`. They call it with positions of
+their own, which are those of a cache too.
 """
 
 from __future__ import annotations
@@ -82,10 +83,14 @@ class RelativeBias(Layer):
     Source: Raffel et al. 2020 (T5), whose first attention has it for all; there the numbers are 32 and 128.
 
     Example:
-      >>> at = jnp.arange(5)[None]
-      >>> net = fn.RelativeBias(8, max_distance=16)
-      >>> net.apply(net.init(jax.random.key(0), at, at, 2), at, at, 2).shape
-      (1, 2, 5, 5)
+      >>> @fn.compose(
+      ...     bias=fn.RelativeBias(8, max_distance=16, bidirectional=False),
+      ...     blocks=fn.Repeat(fn.TransformerBlock(fn.Attention(2, causal=True)), 3),
+      ... )
+      ... def t5(m, x):
+      ...     return m.blocks(x, bias=m.bias)   # one for all layers
+      >>> t5.plan(jnp.ones((1, 5, 4))).params["bias"]["table"].shape
+      (8, 2)
     """
 
     buckets: int = 32

@@ -10,7 +10,8 @@ import jax
 
 from funcnets.compose import Composite
 from funcnets.layer import Layer
-from funcnets.layers.attention import Projection
+from funcnets.layers.attention_inputs import refuse_mask
+from funcnets.layers.attention_projection import Projection
 from funcnets.layers.dropout import Dropout
 from funcnets.layers.fields import check_flag, check_share, refusal
 from funcnets.layers.normalization import LayerNorm
@@ -36,14 +37,19 @@ class TransformerBlock(Composite):
 
         encoder = fn.Repeat(fn.TransformerBlock(fn.Attention(8)), 6)
         decoder = fn.Repeat(fn.TransformerBlock(fn.Attention(8, causal=True), cross=fn.Attention(8)), 6)
-        y = m.decoder(m.embed(target), m.encoder(m.embed(source), mask=mask), context_mask=mask)
+        y = m.decoder(m.embed(target), m.encoder(m.embed(source), key_mask=mask), context_mask=mask)
 
-    A pre-norm stack takes one norm more at its end; a decoding net has `cache=n` in its causal attention.
+    A pre-norm stack takes one norm more at its end. A decoding net has `cache=n` in its causal attention, and in its
+    cross-attention `cache="context"`, which makes keys and values of the context once:
+
+        block = fn.TransformerBlock(fn.Attention(8, causal=True, cache=64), cross=fn.Attention(8, cache="context"))
+
+    A position bias that all layers share (T5) is a child of the net around, `m.blocks(x, bias=m.bias)`.
 
     Args:
-      attention: The layer between tokens, called (x) with mask, bias, segments and positions as far as given.
+      attention: The layer between tokens, called (x) with key_mask, mask, bias, segments and positions as far as given.
       mlp: The layer for each token; None for out(gelu(hidden(x))) of 4 times the width, as in GPT-2.
-      cross: A layer called (x, context), with context_mask as mask.
+      cross: A layer called (x, context), with context_mask as key_mask.
       norm: The norm, one of its own for each sum: attention_norm, cross_norm and mlp_norm.
       pre_norm: Whether norms come before the layers, rather than after the sums.
       dropout: The share of values dropped, in training, from what is added; or a layer for it, `DropPath(0.1)`.
@@ -56,11 +62,13 @@ class TransformerBlock(Composite):
 
     Inputs: x (batch, time, features) → the same shape and dtype. Further:
       context: (batch, keys, features'), for cross.
-      context_mask: Boolean, as cross takes it: (batch, keys), True for what is seen.
-      mask, bias, segments, positions: As attention takes them.
+      context_mask: (batch, keys), boolean, True for what is seen of the context.
+      key_mask, mask, bias, segments, positions: As attention takes them; key_mask (batch, time) is True for tokens that
+        are none of padding.
 
     Raises:
       ValueError: A field that cannot be; a context without cross, or cross without a context.
+      TypeError: A mask in the place of a context.
 
     Source: Vaswani et al. 2017, post-norm; Radford et al. 2019 (GPT-2), pre-norm. PyTorch's TransformerEncoderLayer is
       post-norm by default, has relu, and drops inside the mlp too.
@@ -121,21 +129,23 @@ class TransformerBlock(Composite):
         context: Any = None,
         *,
         mask: Any = None,
+        key_mask: Any = None,
         context_mask: Any = None,
         bias: Any = None,
         segments: Any = None,
         positions: Any = None,
     ) -> jax.Array:
+        refuse_mask(self, context)
         if (context is None) != (self.cross is None) or (context is None and context_mask is not None):
             raise ValueError(
                 f"TransformerBlock takes a context just when it has a cross-attention, got cross={self.cross!r}, "
                 f"context {show(context)}, context_mask {show(context_mask)}. Build it with cross=fn.Attention(8), and "
                 f"call it (x, context)"
             )
-        options = _given(mask=mask, bias=bias, segments=segments, positions=positions)
+        options = _given(mask=mask, key_mask=key_mask, bias=bias, segments=segments, positions=positions)
         x = self._add(m, m.attention_norm, x, lambda x: m.attention(x, **options))
         if self.cross is not None:
-            x = self._add(m, m.cross_norm, x, lambda x: m.cross(x, context, **_given(mask=context_mask)))
+            x = self._add(m, m.cross_norm, x, lambda x: m.cross(x, context, **_given(key_mask=context_mask)))
         return self._add(m, m.mlp_norm, x, m.mlp)
 
     def _add(self, m: Any, norm: Any, x: jax.Array, layer: Callable[[jax.Array], jax.Array]) -> jax.Array:

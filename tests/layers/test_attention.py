@@ -11,7 +11,6 @@ import pytest
 import references
 
 import funcnets as fn
-from funcnets.layers.attention import Projection
 from funcnets.layers.scores import attend
 
 KEY = jax.random.key(0)
@@ -299,8 +298,9 @@ def test_a_query_that_sees_nothing_takes_zeros_and_gives_finite_gradients():
         assert not np.asarray(grads[1][1]).any()
     close(net.apply(params, x, context[:, :0]), np.broadcast_to(params["out"]["bias"], x.shape))
     # A window that ends before the keys do
-    short = fn.Attention(2, window=1).apply(params, context, context[:, :2])
-    close(short[:, 3:], np.broadcast_to(params["out"]["bias"], (2, 2, 4)))
+    heads = context[:, :, None]
+    short = attend(heads, heads[:, :2], heads[:, :2], None, None, scale=1.0, window=(1, 1))
+    assert not np.asarray(short[:, 3:]).any()
     assert np.isfinite(short).all()
 
 
@@ -331,7 +331,7 @@ def test_sizes_initialisers_and_names():
     assert not any("bias" in p for p in fn.Attention(6, use_bias=False).init(KEY, x).values())
     ones = fn.Attention(6, kernel_init=fn.initializers.Ones()).init(KEY, x)
     assert all((p["kernel"] == 1).all() and (p["bias"] == 0).all() for p in ones.values())
-    small = fn.Attention(6, out=Projection(kernel_init=fn.initializers.Zeros())).init(KEY, x)
+    small = fn.Attention(6, out=fn.Projection(kernel_init=fn.initializers.Zeros())).init(KEY, x)
     assert not small["out"]["kernel"].any()
     assert small["query"]["kernel"].any()
     assert list(dict(net._entries())) == ["query", "keys", "values", "out"]
@@ -502,6 +502,29 @@ def test_a_cache_holds_the_dtype_of_the_keys_and_rows_are_their_own():
     close(y[1], net.apply(params, x[:, 3:])[1])
 
 
+@pytest.mark.parametrize(("dtype", "stored", "held"), [(jnp.bfloat16, 0.1, 0.1), (jnp.float64, 1e-6, 1e-12)])
+def test_parameters_in_another_dtype_than_declared_decode_in_theirs(dtype, stored, held):
+    def net(cache=None):
+        block = fn.TransformerBlock(fn.Attention(2, causal=True, cache=cache))
+        return fn.Sequential(("ids", fn.Embedding(9, 8)), ("block", block), ("ids", fn.Unembed()))
+
+    ids = jnp.array([[1, 2, 3], [4, 5, 6]])
+    with jax.enable_x64(dtype == jnp.float64):
+        params = jax.tree.map(lambda a: a.astype(dtype), net().init(KEY, ids))
+        apply, start = jax.jit(net(8).apply), net(8).init_state(ids)
+        wide = jax.tree.map(lambda a: a.astype(dtype) if a.dtype == jnp.float32 else a, start)
+        whole = net().apply(params, ids)
+        for state, tolerance in ((start, stored), (wide, held)):
+            y, kept = apply(params, ids, state=state)
+            assert y.dtype == whole.dtype == dtype
+            np.testing.assert_allclose(y.astype(float), whole.astype(float), rtol=0, atol=tolerance)
+            assert jax.tree.map(lambda a: a.dtype, kept) == jax.tree.map(lambda a: a.dtype, state)
+        new = fn.generate(net(8), params, ids, 3)
+        logits = net().apply(params, jnp.concatenate([ids, new], 1))[:, 2:5].astype(float)
+        chosen = jnp.take_along_axis(logits, new[..., None], -1)[..., 0]
+        assert (chosen >= logits.max(-1) - stored).all()
+
+
 def test_a_whole_decoder_counts_its_positions():
     def net(cache=None):
         @fn.compose(
@@ -520,6 +543,167 @@ def test_a_whole_decoder_counts_its_positions():
     whole = net().apply(params, x, mask=mask)
     close(y, whole)
     close(whole[1:, 2:], net().apply(params, x[1:, 2:]))
+
+
+@pytest.mark.parametrize("options", [{}, {"rope": fn.rotary, "kv_heads": 1}, {"position_bias": fn.RelativeBias(4, 8)}])
+def test_a_context_is_looked_at_once(options):
+    net, decoder = fn.Attention(2, **options), fn.Attention(2, cache="context", **options)
+    x, context = floats(2, 5, 4), floats(2, 3, 6)
+    mask, seen = np.array([[True, True, False], [True] * 3]), np.ones((2, 5, 3), bool)
+    seen[0, :, 0] = False
+    params = net.init(KEY, x, context)
+    assert jax.tree.structure(decoder.init(KEY, x, context)) == jax.tree.structure(params)
+    whole = net.apply(params, x, context, key_mask=mask, mask=seen)
+    step = jax.jit(lambda x, context, seen, state: decoder.apply(
+        params, x, context, key_mask=mask, mask=seen, state=state
+    ))  # fmt: skip
+    start = decoder.init_state(x[:, :2], context)
+    first, state = step(x[:, :2], context, seen[:, :2], start)
+    assert state["cache"]["keys"].shape == (2, 3, decoder.kv_heads or 2, 2)
+    second, _ = step(x[:, 2:], np.full_like(context, np.nan), seen[:, 2:], state)
+    close(jnp.concatenate([first, second], 1), whole)
+    # A row that begins beside one that goes on
+    mixed = jax.tree.map(lambda old, new: jnp.stack([old[0], new[1]]), state, start)
+    other = context.copy()
+    other[0] = np.nan
+    y, _ = step(x[:, 2:4], other, seen[:, 2:4], mixed)
+    close(y[0], whole[0, 2:4])
+    close(y[1], net.apply(params, x[1:, 2:4], context[1:])[0])
+    # Nothing of the context is computed in the branch that keeps: the products with its kernels are in the other.
+    jaxpr = jax.make_jaxpr(step)(x[:, :2], context, seen[:, :2], start).jaxpr.eqns[0].params["jaxpr"]
+    (cond,) = (eqn for eqn in jaxpr.eqns if eqn.primitive.name == "cond")
+    counts = [sum(eqn.primitive.name == "dot_general" for eqn in branch.eqns) for branch in cond.params["branches"]]
+    assert sorted(counts) == [0, 2]
+
+
+def test_a_translator_decodes_with_a_context_that_is_kept():
+    def net(cache=None, context=None):
+        @fn.compose(
+            embed=fn.Embedding(9, 8),
+            blocks=fn.Repeat(
+                fn.TransformerBlock(
+                    fn.Attention(2, causal=True, cache=cache), cross=fn.Attention(2, kv_heads=1, cache=context)
+                ),
+                2,
+            ),
+            head=fn.Dense(9),
+        )
+        def translator(m, ids, context, context_mask, mask=None):
+            return m.head(m.blocks(m.embed(ids), context, key_mask=mask, context_mask=context_mask))
+
+        return translator
+
+    ids, context = np.array([[3, 1, 4], [1, 5, 2]]), floats(2, 2, 5)
+    ids, mask = ids.astype(np.int32), np.array([[True, False], [True, True]])
+    inputs = {"context": context, "context_mask": mask}
+    params, kept = net().init(KEY, ids, context, mask), net(9, "context")
+    whole = net().apply(params, ids, context, mask)
+    y, state = kept.apply(params, ids[:, :1], context, mask, state=kept.init_state(ids, context, mask))
+    assert state["blocks"]["cross"]["cache"]["keys"].shape == (2, 2, 2, 1, 4)
+    assert state["blocks"]["cross"]["cache"]["filled"].all()
+    rest, _ = kept.apply(params, ids[:, 1:], np.full_like(context, np.nan), mask, state=state)
+    close(jnp.concatenate([y, rest], 1), whole)
+    new = fn.generate(kept, params, ids, 4, mask=ids > 1, **inputs)
+    np.testing.assert_array_equal(new, fn.generate(net(9), params, ids, 4, mask=ids > 1, **inputs))
+    # Several at once, and gradients
+    several = jax.vmap(lambda c: kept.apply(params, ids, c, mask, state=kept.init_state(ids, c, mask))[0])
+    close(several(jnp.stack([context, context])), jnp.stack([whole, whole]))
+    loss = lambda p, net, **state: jnp.sum(jax.tree.leaves(net.apply(p, ids, context, mask, **state))[0] ** 2)  # noqa: E731
+    grads = jax.grad(loss)(params, kept, state=kept.init_state(ids, context, mask))
+    jax.tree.map(lambda a, b: close(a, b, 1e-4), grads, jax.grad(loss)(params, net()))
+
+
+def test_one_bias_that_all_layers_share_is_decoded_with_a_cache():
+    def net(cache=None, **options):
+        block = fn.TransformerBlock(fn.Attention(2, causal=True, cache=cache))
+        bias = fn.RelativeBias(4, 6, bidirectional=False, table_init=fn.initializers.Normal(1.0))
+
+        @fn.compose(bias=bias, blocks=fn.Repeat(block, 3, **options))
+        def t5(m, x, key_mask=None, positions=None):
+            given = {} if positions is None else {"positions": positions}
+            return m.blocks(x, bias=m.bias, key_mask=key_mask, **given)
+
+        return t5
+
+    x, at = floats(2, 6, 4), jnp.arange(6)[None]
+    params = net().init(KEY, x)
+    assert params["bias"]["table"].shape == (4, 2)
+    assert "position_bias" not in params["blocks"]["attention"]
+    whole = net().apply(params, x)
+    table = fn.RelativeBias(4, 6, bidirectional=False).apply(params["bias"], at, at, 2)
+    plain = fn.Repeat(fn.TransformerBlock(fn.Attention(2, causal=True)), 3)
+    close(whole, plain.apply(params["blocks"], x, bias=table))
+    close(net(scan=False).apply(params, x), whole)
+    close(net().apply(params, x, positions=at * 1), whole)
+    assert np.abs(net().apply(params, x, positions=at * 3) - whole).max() > 0.01
+    step = jax.jit(net(8).apply)
+    mask = np.arange(6)[None] >= np.array([[0], [3]])
+    for options in ({}, {"key_mask": mask}):
+        state, outputs = net(8).init_state(x), []
+        for part in (slice(0, 4), slice(4, 5), slice(5, 6)):
+            y, state = step(params, x[:, part], **{n: o[:, part] for n, o in options.items()}, state=state)
+            outputs.append(y)
+        close(jnp.concatenate(outputs, 1), net().apply(params, x, **options))
+    grads = jax.grad(lambda p: net().apply(p, x).sum())(params)
+    assert np.asarray(grads["bias"]["table"]).any()
+
+
+# Masks that could be read in two ways
+
+
+def test_a_key_mask_is_one_for_every_batch_and_a_mask_of_two_axes_where_it_can_only_be_one():
+    net = fn.Attention(2, rope=fn.rotary)
+    x, tril = floats(3, 3, 4), np.tril(np.ones((3, 3), bool))
+    params = net.init(KEY, x)
+    padding = net.apply(params, x, key_mask=tril)
+    close(padding, jnp.concatenate([net.apply(params, x[i : i + 1], mask=tril[i : i + 1]) for i in range(3)]))
+    close(padding[:2], net.apply(params, x[:2], mask=tril[:2]))
+    order = net.apply(params, x, mask=tril[None])
+    close(order, fn.Attention(2, rope=fn.rotary, causal=True).apply(params, x))
+    assert np.abs(order - padding).max() > 0.01
+    close(net.apply(params, x, key_mask=tril[:1]), net.apply(params, x, mask=tril[:1]))
+    close(net.apply(params, x, key_mask=tril, mask=tril[None])[0], net.apply(params, x[:1], key_mask=tril[:1])[0])
+    block = fn.TransformerBlock(fn.Attention(2), cross=fn.Attention(2))
+    params = block.init(KEY, x, x)
+    y = block.apply(params, x, x, key_mask=tril, context_mask=tril)
+    close(y[:2], block.apply(params, x[:2], x[:2], mask=tril[:2], context_mask=tril[:2]))
+
+
+def test_a_decoder_takes_masks_of_as_many_tokens_as_rows():
+    decoder, net = fn.Attention(2, causal=True, cache=4), fn.Attention(2, causal=True)
+    x, mask = floats(2, 2, 4), np.array([[False, True], [True, True]])
+    params = net.init(KEY, x)
+    for options in ({"mask": mask}, {"key_mask": mask}):
+        y, _ = decoder.apply(params, x, **options, state=decoder.init_state(x))
+        close(y, net.apply(params, x, key_mask=mask))
+
+
+# Projections
+
+
+def test_a_projection_may_be_any_layer_of_the_width():
+    x, plain = floats(2, 3, 4), fn.Projection(use_bias=False)
+    params = fn.Attention(2).init(KEY, x)
+    bare = {name: held if name == "out" else {"kernel": held["kernel"]} for name, held in params.items()}
+    whole = fn.Attention(2).apply(params, x)  # biases begin at 0
+    dense = fn.Dense(4, use_bias=False)
+    for one in (plain, dense, fn.Freeze(plain), fn.Cast(dense, "float32")):
+        close(fn.Attention(2, query=one, keys=one, values=one).apply(bare, x), whole)
+    rows = {"values": fn.Sequential(("p", plain), jnp.tanh), "out": fn.Sequential(("d", fn.Dense(4)), jnp.tanh)}
+    nested = bare | {"values": {"p": bare["values"]}, "out": {"d": params["out"]}}
+    nested["query"], nested["keys"] = params["query"], params["keys"]
+    y = fn.Attention(2, **rows).apply(nested, x)
+    assert y.shape == x.shape
+    values = np.tanh(x @ bare["values"]["kernel"])
+    one = fn.Attention(2, values=lambda x: x, out=lambda x: x)
+    projected = {name: params[name] for name in ("query", "keys")}
+    close(y, np.tanh(one.apply(projected, x, values=values) @ params["out"]["kernel"]))
+    ours = fn.compose(p=plain)(lambda m, x, width: m.p(x, width))
+    assert fn.Attention(2, query=ours).init(KEY, x)["query"]["p"]["kernel"].shape == (4, 4)
+    normed = fn.Parametrized(plain, kernel=fn.WeightNorm())
+    assert fn.Attention(2, keys=normed).plan(x).output.shape == x.shape
+    pair = fn.pair(lambda key, x: {"kernel": jnp.eye(4)}, lambda p, x: x @ p["kernel"])
+    assert fn.Attention(2, keys=pair).plan(x).output.shape == x.shape
 
 
 # What is refused
@@ -545,7 +729,15 @@ def test_a_whole_decoder_counts_its_positions():
         ({"dropout": 1.0}, "Attention takes dropout as the share of weights dropped, in [0, 1), got 1.0. 0.0 keeps"),
         ({"rope": 10_000.0}, "Attention takes rope as a layer or a function, got 10000.0. Such as rope=fn.rotary"),
         ({"query_norm": True}, "Attention takes query_norm as a layer or a function, got True. Such as query_norm=fn"),
-        ({"cache": 0, "causal": True}, "Attention takes cache as a whole number, at least 1, got 0. It is the"),
+        (
+            {"cache": 0, "causal": True},
+            "Attention takes cache as a whole number, at least 1, or 'context' in a cross-attention, got 0. The",
+        ),
+        ({"cache": "keys"}, "or 'context' in a cross-attention, got 'keys'. The number counts the tokens to keep"),
+        (
+            {"cache": "context", "causal": True},
+            "Attention takes cache in a cross-attention, without causal or window, got 'context'. A context has no",
+        ),
         ({"cache": 8}, "Attention takes cache with causal=True, got 8. Tokens that are kept cannot see those to come"),
         ({"implementation": "flash"}, "Attention takes implementation as None, 'xla' or 'cudnn', got 'flash'. It is"),
         (
@@ -672,8 +864,98 @@ CACHED = fn.Attention(2, causal=True, cache=4)
             (X, CONTEXT),
             {},
             ValueError,
-            "Attention with cache=4 takes x alone, got a context or values too, float32[2,5,6]. A cache is for "
-            "self-attention: build the cross-attention without",
+            "Attention with cache=4 takes x alone, got a context or values too, float32[2,5,6]. That "
+            "cache is for self-attention: build the cross-attention without, or with cache='context'",
+        ),
+        (
+            fn.Attention(2, cache="context"),
+            (X,),
+            {},
+            ValueError,
+            "Attention with cache='context' takes (x, context) in each call, got x float32[2,3,4] alone. "
+            "Self-attention keeps a number of tokens: cache=128, causal=True",
+        ),
+        (
+            fn.Attention(2, causal=True),
+            (X, CONTEXT),
+            {},
+            ValueError,
+            "Attention with causal=True takes tokens of one sequence, (x) or (x, values=...), got a context "
+            "float32[2,5,6] too, whose tokens have no order with those of x. Build the cross-attention without "
+            "causal=True; what each query sees of a context, a mask (batch, queries, keys) says",
+        ),
+        (fn.Attention(2, window=(1, 0)), (X, X), {}, ValueError, "Build the cross-attention without window=(1, 0)"),
+        (
+            fn.Attention(2),
+            (X, jnp.ones((2, 3), bool)),
+            {},
+            TypeError,
+            "Attention takes a context of floating numbers after x, got bool[2,3]. A mask goes in by name: key_mask= "
+            "for the tokens (batch, keys), mask= for (batch, queries, keys)",
+        ),
+        (
+            fn.TransformerBlock(fn.Attention(2)),
+            (X, jnp.ones((2, 3), bool)),
+            {},
+            TypeError,
+            "TransformerBlock takes a c",
+        ),
+        (
+            fn.Attention(2),
+            (X,),
+            {"positions": jnp.arange(3)},
+            ValueError,
+            "Attention takes positions where something depends on them, got int32[3] beside neither rope, "
+            "position_bias nor a function as bias. Build it with rope=fn.rotary, or add fn.PositionEmbedding(n) to x",
+        ),
+        (
+            fn.Attention(2),
+            (X[:, :2],),
+            {"mask": jnp.ones((2, 2), bool)},
+            ValueError,
+            "Attention takes a mask of two axes where it can only be (batch, keys), got bool[2,2] with as many queries "
+            "as rows, which might be (queries, keys) too. Say which: key_mask=mask for the tokens of each row, "
+            "mask=mask[None] for what each query sees",
+        ),
+        (
+            fn.Attention(2),
+            (X,),
+            {"mask": jnp.ones((2, 3), bool), "key_mask": jnp.ones((2, 3), bool)},
+            ValueError,
+            "Attention takes a mask (batch, queries, keys) beside a key_mask, got bool[2,3] beside bool[2,3]. Write "
+            "mask[None] for (queries, keys), or join the two, key_mask & mask",
+        ),
+        (fn.Attention(2), (X,), {"key_mask": jnp.ones((2, 3))}, TypeError, "Attention takes a key_mask of booleans"),
+        (
+            fn.Attention(2),
+            (X,),
+            {"key_mask": jnp.ones((2, 3, 3), bool)},
+            ValueError,
+            "Attention takes a key_mask (batch, keys), here (2, 3), got bool[2,3,3]. An axis of 1 stands for all",
+        ),
+        (CACHED, (X,), {"key_mask": jnp.ones((2, 4), bool)}, ValueError, "(batch, keys), for the new tokens alone, as"),
+        (
+            fn.Attention(2),
+            (X,),
+            {"bias": lambda queries, keys, heads: jnp.zeros((1, heads, 3, 2))},
+            ValueError,
+            "Attention takes a bias (batch, heads, queries, keys), here (2, 2, 3, 3), got float32[1,2,3,2].",
+        ),
+        (
+            fn.Attention(2, head_features=3, query=fn.Dense(4)),
+            (X,),
+            {},
+            ValueError,
+            "Attention takes query as a layer that gives float32[2,3,6] for x float32[2,3,4], got float32[2,3,4]. Say "
+            "head_features=, or give its layer heads times the width of a head",
+        ),
+        (
+            fn.Attention(2, out=fn.Dense(5)),
+            (X,),
+            {},
+            ValueError,
+            "Attention takes out as a layer that gives float32[2,3,4] for x float32[2,3,4], got float32[2,3,5]. Say "
+            "features=, or give its layer that width",
         ),
     ],
 )
@@ -697,6 +979,9 @@ def test_a_block_refuses_what_it_cannot_add_and_a_context_out_of_place():
         fn.TransformerBlock(fn.Attention(2)).plan(X, CONTEXT)
     with pytest.raises(ValueError, match=re.escape("got cross=Attention(2), context None, context_mask None.")):
         fn.TransformerBlock(fn.Attention(2), cross=fn.Attention(2)).plan(X)
+    one = fn.Attention(2, causal=True)
+    with pytest.raises(ValueError, match=re.escape("Build the cross-attention without causal=True")):
+        fn.TransformerBlock(one, cross=one).plan(X, X)
     for options, text in [
         ({"attention": 8}, "TransformerBlock takes attention as a layer or a function, got 8. Such as Transf"),
         ({"norm": None}, "TransformerBlock takes norm as a layer or a function, got None."),

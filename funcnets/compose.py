@@ -30,10 +30,11 @@ from typing import Any, ClassVar
 
 from funcnets.bound import Bound
 from funcnets.layer import Layer
-from funcnets.leaves import as_layer, function_name, is_child, modes_of
+from funcnets.leaves import as_layer, function_name, is_child
 from funcnets.record import Arrays, Kind
 from funcnets.scope import Scope
 from funcnets.shapes import Tree, check_name, describe, join, near
+from funcnets.signatures import modes_of
 from funcnets.values import Value, call_code, code
 
 _RESERVED = ("train", "key", "params", "state")

@@ -36,10 +36,9 @@ import inspect
 import re
 import weakref
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, NamedTuple, NoReturn, TypeVar, cast, final, overload
+from typing import Any, ClassVar, NoReturn, TypeVar, cast, final, overload
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from funcnets.bound import Bound
@@ -48,10 +47,10 @@ from funcnets.random import as_key
 from funcnets.record import Arrays, Kind
 from funcnets.scope import Misfit, Scope, States, given_keys
 from funcnets.shapes import Tree, describe, is_empty, misfit_error, near, show, unread
+from funcnets.signatures import MODES, Takes, Wants, as_inputs, check_arity, check_first_input, takes_of, wants_of
 from funcnets.values import Value, fields_of
 
 _OWN = ("init", "init_state", "apply", "plan", "bind")  # what every layer has
-_MODES = ("key", "train", "state")  # what apply takes beside parameters and inputs
 
 
 class Layer(Value):
@@ -115,7 +114,7 @@ class Layer(Value):
         positional = [
             name
             for name, parameter in inspect.signature(forward).parameters.items()
-            if name in _MODES and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+            if name in MODES and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
         ]
         if positional:
             raise TypeError(
@@ -220,7 +219,7 @@ class Layer(Value):
         return output
 
     @property
-    def _wants(self) -> _Wants:
+    def _wants(self) -> Wants:
         return _wants_of(type(self))
 
     def _declares(self, kind: Kind, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -315,114 +314,26 @@ def _state_key() -> jax.Array:  # made on first use: a key starts the backend
 
 
 def _check_modes(what: str, kwargs: dict[str, Any]) -> None:
-    taken = [name for name in _MODES if name in kwargs]
+    taken = [name for name in MODES if name in kwargs]
     if taken:
         raise TypeError(
             f"{what} take the inputs that apply takes, but not {', '.join(taken)}: shapes do not depend on it"
         )
 
 
-# What inputs are taken
-
-
-def as_inputs(tree: Tree) -> Tree:
-    """Inputs of a pass: NumPy arrays as JAX arrays, everything else as it is."""
-    return jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, (np.ndarray, np.generic)) else x, tree)
-
-
-def check_first_input(scope: Scope, inputs: tuple[Any, ...]) -> None:
-    """Raises for a leaf whose first input is a Python scalar or a shape: dtype, or all, would be a guess."""
-    if not inputs:
-        return
-    first = inputs[0]
-    if isinstance(first, (bool, int, float, complex)):
-        raise TypeError(
-            f"{scope.place}: {describe(scope.layer)} takes an array first, got the Python {type(first).__name__} "
-            f"{first!r}. "
-            f"Wrap it: jnp.asarray({first!r}, dtype)"
-        )
-    if isinstance(first, tuple) and first and all(type(n) is int for n in first):
-        raise TypeError(
-            f"{scope.place}: {describe(scope.layer)} takes an array first, got the numbers {first!r}. "
-            f"For a shape, write jax.ShapeDtypeStruct({first!r}, jnp.float32)"
-        )
-
-
-def check_arity(scope: Scope, takes: inspect.Signature, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Raises for inputs that a leaf's forward does not take."""
-    try:
-        takes.bind(*inputs, **kwargs)
-    except TypeError as error:
-        got = ", ".join([*map(show, inputs), *(f"{name}={show(x)}" for name, x in kwargs.items())]) or "nothing"
-        advice = _advice(scope.layer, inputs, kwargs)
-        raise TypeError(f"{scope.place}: {describe(scope.layer)} takes {takes}, got {got}: {error}{advice}") from None
-
-
-def _advice(layer: Layer, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    """What to do about inputs that a layer does not take, where the slip is a likely one."""
-    keys = [x for x in inputs if jnp.issubdtype(getattr(x, "dtype", jnp.float32), jax.dtypes.prng_key)]
-    if keys or kwargs.keys() & {"training", "deterministic", "is_training", "inference", "rng", "rngs"}:
-        return ". Mode, randomness and state go in by name: train=True, key=key, state=state"
-    if hasattr(layer, "initial_carry") and len(inputs) == 1:
-        return ". A cell takes one step, (carry, x); over time it runs inside fn.Scan"
-    if kwargs:
-        return ". A row hands its inputs to its first layer alone: a composite of your own hands them to each"
-    return "" if inputs else ". Sizes come from a sample: init(key, x), plan(x)"
-
-
-# What a leaf's functions name
-
-
-class _Wants(NamedTuple):
-    inputs: inspect.Signature
-    key: bool
-    key_required: bool
-    train: bool
-    state: bool
-    state_required: bool
+# What its functions name
 
 
 @functools.cache
-def _wants_of(kind: type[Layer]) -> _Wants:
+def _wants_of(kind: type[Layer]) -> Wants:
     return wants_of(kind.forward, skip=2)
 
 
-def wants_of(forward: Any, skip: int) -> _Wants:
-    """What a forward names, after its first parameters."""
-    parameters = list(inspect.signature(forward).parameters.values())
-    parameters = [p for i, p in enumerate(parameters) if i >= skip or p.kind is p.VAR_POSITIONAL]
-    named = {p.name: p for p in parameters if p.name in _MODES and p.kind is p.KEYWORD_ONLY}
-    key, state = named.get("key"), named.get("state")
-    others = [p.replace(annotation=p.empty) for p in parameters if p.name not in named]
-    return _Wants(
-        inputs=inspect.Signature(others),
-        key=key is not None,
-        key_required=key is not None and key.default is key.empty,
-        train="train" in named,
-        state=state is not None,
-        state_required=state is not None and state.default is state.empty,
-    )
-
-
-class _Takes(NamedTuple):
-    positional: int | None  # None: all
-    names: frozenset[str] | None  # None: any
-
-
 @functools.cache
-def _takes(kind: type[Layer], which: Kind) -> _Takes | None:
-    """Which inputs `params` and `states` are called with: those that they name. None: the class declares nothing."""
+def _takes(kind: type[Layer], which: Kind) -> Takes | None:
+    """Which inputs `params` and `states` are called with; None: the class declares nothing."""
     method = getattr(kind, which)
-    if method is getattr(Layer, which):
-        return None
-    parameters = list(inspect.signature(method).parameters.values())[1:]
-    kinds = {p.kind for p in parameters}
-    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    return _Takes(
-        None if inspect.Parameter.VAR_POSITIONAL in kinds else len(positional),
-        None if inspect.Parameter.VAR_KEYWORD in kinds else frozenset(p.name for p in named),
-    )
+    return None if method is getattr(Layer, which) else takes_of(method)
 
 
 def _declare(layer: Layer, kind: Kind, sample: Sample) -> Any:
@@ -528,7 +439,7 @@ class _BoundNet(Bound):
     __slots__ = ()
 
     def __call__(self, *inputs: Any, **kwargs: Any) -> Any:
-        if any(name in kwargs for name in ("params", *_MODES)):
+        if any(name in kwargs for name in ("params", *MODES)):
             return super().__call__(*as_inputs(inputs), **kwargs)
         return _run_root(self._scope, as_inputs(inputs), as_inputs(kwargs))
 

@@ -13,11 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funcnets.layer import Layer, snake_case, wants_of
+from funcnets.layer import Layer, snake_case
 from funcnets.random import Request
 from funcnets.record import Declaration, Kind, Steps
 from funcnets.scope import Scope
 from funcnets.shapes import Tree, is_empty, show, specs
+from funcnets.signatures import modes_of, wants_of
 from funcnets.values import Value, call_code, code
 
 Initializer = Callable[..., jax.Array]
@@ -169,13 +170,6 @@ class Function(Layer):
 
     def _auto_name(self) -> str:
         return function_name(self.function)
-
-
-def modes_of(function: Any) -> list[str]:
-    """What a function names of a pass: the mode, a key, a state."""
-    held = function.__code__
-    named = held.co_varnames[held.co_argcount : held.co_argcount + held.co_kwonlyargcount]
-    return [name for name in named if name in ("key", "train", "state")]
 
 
 def function_name(function: Any) -> str:

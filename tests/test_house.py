@@ -17,7 +17,7 @@ PACKAGE = pathlib.Path(fn.__file__).parent
 # From the ground up: a room imports only from rooms named before it.
 FLOORS = [
     "values", "shapes", "params", "random", "initializers", "record", "scope",
-    "bound", "plan", "layer", "leaves", "compose", "rewrite",
+    "signatures", "bound", "plan", "layer", "leaves", "compose", "rewrite",
     "combinators", "scan", "wrappers", "loops", "layers", "parametrization", "generate", "train", "checkpoint",
 ]  # fmt: skip
 

@@ -33,15 +33,8 @@ class TextbookNorm(fn.Layer):
         return (x - mean) * jax.lax.rsqrt(var + self.epsilon) * p["scale"] + p["bias"]
 
 
-def attention(m, x):
-    q, k, v = (part.reshape(*x.shape[:-1], HEADS, -1) for part in jnp.split(m.qkv(x), 3, -1))
-    return m.out(jax.nn.dot_product_attention(q, k, v, is_causal=True).reshape(x.shape))
-
-
 def gpt(norm):
-    attend = fn.compose(qkv=fn.Dense(3 * WIDTH), out=fn.Dense(WIDTH))(attention)
-    mlp = fn.Sequential(fn.Dense(4 * WIDTH), jax.nn.gelu, fn.Dense(WIDTH))
-    block = fn.Sequential(fn.Residual(fn.Sequential(norm, attend)), fn.Residual(fn.Sequential(norm, mlp)))
+    block = fn.TransformerBlock(fn.Attention(HEADS, causal=True), norm=norm)
     return fn.Sequential(("embed", fn.Embedding(VOCAB, WIDTH)), *[block] * LAYERS, norm, ("embed", fn.Unembed()))
 
 

@@ -380,10 +380,11 @@ def _own(array: np.ndarray, place: Any) -> jax.Array:
 def _rows(streams: np.ndarray, factors: np.ndarray, standard: Standard | None) -> Iterator[np.ndarray]:
     """A window from the beginning of each stream, times its factor."""
     assert standard is not None
-    padding = -len(streams) % _ROWS
+    rows = _ROWS if len(streams) < 16 * _ROWS else 4 * _ROWS  # fewer calls for many windows, less padding for few
+    padding = -len(streams) % rows
     streams, factors = np.pad(streams, ((0, padding), (0, 0))), np.pad(factors, (0, padding))
-    for at in range(0, len(streams), _ROWS):
-        yield from np.asarray(_windows(streams[at : at + _ROWS], factors[at : at + _ROWS], standard))
+    for at in range(0, len(streams), rows):
+        yield from np.asarray(_windows(streams[at : at + rows], factors[at : at + rows], standard))
 
 
 def _draw_others(key: jax.Array, requests: Sequence[Request], traced: bool) -> list[Any]:

@@ -458,3 +458,10 @@ def test_eager_arrays_of_many_shapes_take_few_programs(key, caplog):
     with jax.log_compiles():
         jax.block_until_ready(draw(key, requests))
     assert sum("Finished XLA compilation" in record.message for record in caplog.records) <= 3
+
+
+def test_a_draw_of_many_windows_is_the_draw_of_one(key):
+    request = Request((("big", None),), Normal(0.02), (1100, 4096))  # more windows than go at once
+    (array,) = draw(key, [request])
+    one = jax.random.normal(path_key(key, "big"), (1100, 4096)) * np.float32(0.02)
+    np.testing.assert_array_equal(array, one)

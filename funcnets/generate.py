@@ -185,7 +185,7 @@ def likely(logits: jax.Array, top_k: int | None, top_p: Any) -> jax.Array:
     return logits
 
 
-class _Copies(Composite):
+class _Unrolled(Composite):
     """The copies of a Repeat, each under its number."""
 
     layers: tuple[tuple[str, Layer], ...]
@@ -217,7 +217,7 @@ def _holds_copies(layer: Layer) -> bool:
 
 def _copies(layer: Layer) -> Layer:
     repeat = cast(Repeat, layer)
-    return repeat if repeat.shared else _Copies(tuple((str(i), as_layer(repeat.body)) for i in range(repeat.n)))
+    return repeat if repeat.shared else _Unrolled(tuple((str(i), as_layer(repeat.body)) for i in range(repeat.n)))
 
 
 def _unstacked(layer: Layer, kind: Kind, tree: Tree) -> Tree:

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from funcnets.compose import Composite, Wrapper
 from funcnets.initializers import Zeros
 from funcnets.layer import Layer
+from funcnets.layers.fields import check_whole, refusal
 from funcnets.layers.promotion import at_least_float32
 from funcnets.leaves import Param
 from funcnets.params import chosen
@@ -331,7 +332,7 @@ class WeightNorm(Parametrization):
     axis: int | None = -1
 
     def __post_init__(self) -> None:
-        _check_whole(self, "axis", none=True)
+        _check_axis_field(self, none=True)
 
     def decompose(self, w: jax.Array) -> dict[str, jax.Array]:
         _check_axis(self, w, self.axis)
@@ -383,9 +384,8 @@ class SpectralNorm(Parametrization):
     epsilon: float = 1e-12
 
     def __post_init__(self) -> None:
-        _check_whole(self, "axis", none=False)
-        if type(self.iterations) is not int or self.iterations < 1:
-            raise ValueError(f"SpectralNorm takes iterations as a whole number, at least 1, got {self.iterations!r}")
+        _check_axis_field(self, none=False)
+        check_whole(self, "iterations", "It is the steps of the power iteration a call; one is usual")
 
     def decompose(self, w: jax.Array) -> dict[str, jax.Array]:
         _check_axis(self, w, self.axis)
@@ -424,11 +424,10 @@ def _unit(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
     return (x / jnp.sqrt(jnp.square(x).sum())).astype(dtype)
 
 
-def _check_whole(how: Parametrization, name: str, *, none: bool) -> None:
-    held = getattr(how, name)
-    if type(held) is not int and not (none and held is None):
-        either = " or None" if none else ""
-        raise ValueError(f"{type(how).__name__} takes {name} as a whole number{either}, got {held!r}")
+def _check_axis_field(how: WeightNorm | SpectralNorm, *, none: bool) -> None:
+    if type(how.axis) is not int and not (none and how.axis is None):
+        takes = "as a whole number or None" if none else "as a whole number"
+        raise refusal(how, "axis", takes, "The axis of a kernel's outputs is the last, -1")
 
 
 def _check_axis(how: Parametrization, w: Any, axis: int | None) -> None:

@@ -19,10 +19,10 @@ from funcnets.layers.attention import Attention
 from funcnets.layers.cache import KeyValueCache
 from funcnets.layers.positions import Positions
 from funcnets.leaves import as_layer
+from funcnets.places import Place, find, replace, walk
 from funcnets.plan import Plan
 from funcnets.random import as_key
 from funcnets.record import Kind
-from funcnets.rewrite import Place, find, replace, walk
 from funcnets.shapes import Tree, is_array, show
 from funcnets.wrappers import Tied
 

@@ -24,10 +24,10 @@ from funcnets.layer import Layer
 from funcnets.layers.fields import check_whole, refusal
 from funcnets.layers.promotion import at_least_float32
 from funcnets.leaves import Param
-from funcnets.params import chosen
+from funcnets.places import Place, find, rebuilt, replace, walk
 from funcnets.random import Request
 from funcnets.record import Arrays, Declaration, Kind, Steps
-from funcnets.rewrite import Place, find, rebuilt, replace, walk
+from funcnets.rules import chosen
 from funcnets.shapes import (
     ABSENT,
     Tree,

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 from funcnets.compose import Wrapper
 from funcnets.layer import Layer
 from funcnets.record import Arrays, Kind
+from funcnets.rules import chosen, matches
 from funcnets.scope import Misfit
-from funcnets.shapes import ABSENT, Tree, entry, is_array, join, near, show, with_entry
+from funcnets.shapes import ABSENT, Tree, entry, flat, is_array, join, near, nested, show, with_entry
 from funcnets.values import call_code, code
 
 
@@ -150,26 +151,57 @@ def _cast(tree: Tree, dtype: Any) -> Tree:
 class Freeze(Wrapper):
     """The body with parameters that take no gradient. Gradients with respect to its inputs pass.
 
-    An optimiser that moves parameters without a gradient, as weight decay does, is to leave these out by a mask.
+    It is also a mark: `fn.params.frozen(net)` tells which parameters of a net it holds, and `fn.train` keeps these out
+    of the optimiser, whose state they take no memory of, and which does not decay them.
 
     Args:
       body: The layer.
+      but: A pattern, or several, of parameters that take a gradient all the same; paths are the body's own.
 
     Params: the body's.
 
     Inputs: those of the body → its output.
 
+    Raises:
+      ValueError: (at init) a pattern that matches no parameter.
+
+    Source: a bare `jax.lax.stop_gradient` leaves the parameters with the optimiser, where weight decay moves them.
+
     Example:
-      >>> net = fn.Sequential(fn.Freeze(fn.Dense(8)), fn.Dense(1))
+      >>> net = fn.Sequential(("encoder", fn.Freeze(fn.Dense(8), but="bias")), ("head", fn.Dense(1)))
+      >>> frozen = fn.params.frozen(net)
+      >>> [path for path, _ in fn.params.paths(net.init(jax.random.key(0), jnp.ones((1, 2)))) if frozen(path)]
+      ['encoder/kernel']
     """
 
     body: Layer | Callable[..., Any]
+    but: str | tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        held = self.but
+        if isinstance(held, str):
+            object.__setattr__(self, "but", (held,))
+        elif not isinstance(held, tuple) or not all(isinstance(one, str) for one in held):
+            raise TypeError(f"Freeze takes but as a pattern of paths or a tuple of them, got {code(held)}: 'head/**'")
 
     def forward(self, m: Any, *inputs: Any, **kwargs: Any) -> Any:
         return m.body(*inputs, **kwargs)
 
-    def _seen(self, tree: Tree) -> Tree:
-        return jax.tree.map(jax.lax.stop_gradient, tree)
+    def holds(self, path: str) -> bool:
+        """Whether the body's parameter at this path takes no gradient."""
+        return not any(matches(pattern, path) for pattern in self.but)
+
+    def _view(self, params: Tree) -> Tree:
+        stop = jax.lax.stop_gradient
+        return nested({path: stop(array) if self.holds(path) else array for path, array in flat(params)})
+
+    def _lift(self, kind: Kind, arrays: Arrays) -> Arrays:
+        return dict(arrays) if self.but and kind == "params" else arrays  # to be asked in `_check_plan`
+
+    def _check_plan(self, arrays: Arrays, lifted: bool) -> None:
+        if self.but:
+            shapes = nested({path: one.shapes for path, one in arrays.items()})
+            chosen(dict.fromkeys(self.but), [path for path, _ in flat(shapes)], "parameter that Freeze holds")
 
 
 class Tied(Wrapper):

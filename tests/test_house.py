@@ -16,9 +16,10 @@ PACKAGE = pathlib.Path(fn.__file__).parent
 
 # From the ground up: a room imports only from rooms named before it.
 FLOORS = [
-    "values", "shapes", "params", "random", "initializers", "record", "scope",
-    "signatures", "bound", "plan", "layer", "leaves", "compose", "rewrite",
-    "combinators", "scan", "wrappers", "loops", "layers", "parametrization", "generate", "train", "checkpoint",
+    "values", "shapes", "rules", "random", "initializers", "record", "scope",
+    "signatures", "bound", "plan", "layer", "leaves", "compose", "places",
+    "combinators", "scan", "wrappers", "params", "loops", "layers",
+    "parametrization", "rewrite", "generate", "train", "checkpoint",
 ]  # fmt: skip
 
 

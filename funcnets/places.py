@@ -1,7 +1,7 @@
 """From one net value to another: find layers in a net, and replace them.
 
 Nets never change; these functions return new ones. A layer is spoken of by the pattern of its path (see
-`funcnets.params`), by its class, or by an equal layer or function. Where wrappers stand around a layer (Remat,
+`funcnets.rules`), by its class, or by an equal layer or function. Where wrappers stand around a layer (Remat,
 Residual, ...), which add no name, a path leads to the outermost of them, as `net.at(path)` does; fields given for a
 path are those of the outermost that has them.
 
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, cast
 from funcnets.compose import Composite
 from funcnets.layer import Layer
 from funcnets.leaves import Function, as_layer, is_child
-from funcnets.params import chosen, matches
+from funcnets.rules import chosen, matches
 from funcnets.shapes import describe, join, near
 from funcnets.values import code
 
@@ -106,7 +106,8 @@ def replace(net: Layer, changes: Mapping[What, New]) -> Layer:
     for place in walk(Place("", net)):
         places.setdefault(place.path, []).append(place)
     # Raises for a rule that speaks of none.
-    chosen(changes, places, "layer", lambda what, path: any(_speaks_of(what, place) for place in places[path]))
+    there = lambda what, path: any(_speaks_of(what, place) for place in places[path])  # noqa: E731
+    chosen(changes, places, "layer", there, must_fit=lambda what: True)
 
     def change(place: Place, new: Layer) -> Layer:
         for what, by in changes.items():

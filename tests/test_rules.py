@@ -1,0 +1,44 @@
+"""Rules over paths."""
+
+import pytest
+
+from funcnets.rules import chosen, matches
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "fits"),
+    [
+        ("a/kernel", "a/kernel", True),
+        ("a/kernel", "a/kernel/b", False),
+        ("*/kernel", "a/kernel", True),
+        ("*/kernel", "kernel", False),
+        ("*/kernel", "a/b/kernel", False),
+        ("**/kernel", "kernel", True),
+        ("**/kernel", "a/b/kernel", True),
+        ("a/**", "a", True),
+        ("a/**", "a/b/c", True),
+        ("a/**", "ab/c", False),
+        ("**", "", True),
+        ("", "", True),
+        ("", "a", False),
+        ("**/b/**/d", "a/b/c/d", True),
+        ("**/b/**/d", "b/d", True),
+        ("**/b/**/d", "d", False),
+        ("dense_*/kernel", "dense_12/kernel", True),
+        ("dense_?/kernel", "dense_12/kernel", False),
+        ("Dense_0", "dense_0", False),
+    ],
+)
+def test_patterns(pattern, path, fits):
+    assert matches(pattern, path) == fits
+
+
+def test_the_first_rule_that_fits_gives_the_value():
+    there = ["a/kernel", "a/bias", "b/kernel"]
+    assert chosen({"a/kernel": 1, "**/kernel": 2}, there, "parameter") == {"a/kernel": 1, "b/kernel": 2}
+    with pytest.raises(
+        ValueError, match=r"'a/kernl' matches no parameter \(did you mean 'a/kernel'\?\); there are 'a/k"
+    ):
+        chosen({"a/kernl": 1}, there, "parameter")
+    with pytest.raises(ValueError, match="there are none"):
+        chosen({"a": 1}, [], "parameter")

@@ -32,6 +32,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import dataclasses
+import difflib
 import enum
 import functools
 import inspect
@@ -47,7 +48,7 @@ from funcnets.layer import Layer
 from funcnets.leaves import _Frozen
 from funcnets.registry import is_replaced, kind_of, known, place_of
 from funcnets.registry import register as register
-from funcnets.shapes import near, show
+from funcnets.shapes import show
 from funcnets.values import Value, _given, _rebuild, comparable
 
 FORMAT = 1
@@ -267,8 +268,9 @@ def _found(node: Mapping[str, Any], tag: str, path: str, table: dict[str, Any]) 
     if not isinstance(name, str):
         raise TypeError(f"{path}: a {tag} goes by its name, a string, got {show(name)}")
     if name not in table:
-        alike = [other for other in table if _last(other) == _last(name)]
-        hint = f" (did you mean {alike[0]!r}?)" if alike else near(name, table)
+        by_last = {_last(other): other for other in reversed(table) if kind_of(table[other]) == tag}
+        close = difflib.get_close_matches(_last(name), by_last, 1)
+        hint = f" (did you mean {by_last[close[0]]!r}?)" if close else ""
         raise ValueError(
             f"{path}: the {tag} {show(name)} is not registered{hint}. One of your own is known once the module is "
             f"imported that gives it to fn.files.register; a config imports nothing itself"
@@ -280,6 +282,7 @@ def _found(node: Mapping[str, Any], tag: str, path: str, table: dict[str, Any]) 
 
 
 def _last(name: str) -> str:
+    """A name without the module or prefix."""
     return name.replace("/", ".").rpartition(".")[2]
 
 

@@ -73,7 +73,8 @@ def register(held: Any = None, *, name: str | None = None) -> Any:
     if kind_of(target) is None:
         raise TypeError(
             f"register takes a class of layers or other values, a function, or a composite made by fn.compose, got "
-            f"{show(held)}. Register the class of a layer, a function that calls a method; a partial needs no name"
+            f"{show(held)}. Register the class of a layer, the function in a partial, one that calls a method; a name "
+            f"goes in as name=..."
         )
     name = _default_name(target) if name is None else name
     if not isinstance(name, str) or "/" not in name.strip("/"):

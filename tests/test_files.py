@@ -647,6 +647,7 @@ def test_what_is_no_config_is_refused(given, error, text):
     ("held", "error", "text"),
     [
         ({"class": "Dens"}, ValueError, r"held: the class 'Dens' is not registered \(did you mean 'Dense'\?\)"),
+        ({"class": "Spott"}, ValueError, r"\(did you mean 'test_files/Spot'\?\)"),
         ({"class": "lab/Spot"}, ValueError, r"\(did you mean 'test_files/Spot'\?\)"),
         ({"function": "relu"}, ValueError, r"the function 'relu' is not registered \(did you mean 'jax.nn.relu'\?\)"),
         ({"function": "test_files.double"}, ValueError, r"\(did you mean 'test_files/double'\?\)"),

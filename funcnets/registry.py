@@ -2,12 +2,12 @@
 
 There are three kinds of names, none of which can be another's:
 
-- this package's own: "Dense" and "initializers.Normal", as in `fn.Dense` and `fn.initializers.Normal`; a class that
-  only stands inside its layers goes by its bare name, "Modulation";
+- this package's own: "Dense", "rotary" and "initializers.Normal", as in `fn.Dense`, `fn.rotary` and
+  `fn.initializers.Normal`; a class or function that only stands inside its layers goes by its bare name, "Modulation";
 - those of JAX's public functions, "jax.nn.relu". They compute; the few that touch files or settings are left out;
 - what `register` adds, always with a "/": "my_lab/softplus2".
 
-A new public layer, or one more class in a layer's field, is known without a word here.
+A new layer, and what stands in its fields, is known without a word here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from __future__ import annotations
 import dataclasses
 import enum
 import functools
-import inspect
 import os
 import sys
 import types
@@ -133,15 +132,20 @@ def is_replaced(target: Any) -> bool:
 
 def known() -> dict[str, Any]:
     """All classes and functions that have a name, by name; the first name of each is the one to write."""
-    face = vars(sys.modules["funcnets"])  # looked up when it is needed, not imported: it stands above this room
-    names: dict[str, Any] = {name: held for name, held in face.items() if inspect.isfunction(held)}
+    names: dict[str, Any] = {}
     for name, held in vars(initializers).items():
-        if isinstance(held, type) and held.__module__ == initializers.__name__:
+        own = isinstance(held, type) and held.__module__ == initializers.__name__
+        if own and not name.startswith("_"):
             names[f"initializers.{name}"] = held
     for kind in _classes_below(Value):
         elsewhere = kind.__module__.startswith("funcnets.") and kind.__module__ != initializers.__name__
         if elsewhere and not kind.__name__.startswith("_"):
             names.setdefault(kind.__name__, kind)
+    for module in [module for name, module in sys.modules.items() if name.startswith("funcnets.layers.")]:
+        for name, held in vars(module).items():
+            own = kind_of(held) == "function" and place_of(held)[0] == module.__name__
+            if own and not name.startswith("_"):
+                names.setdefault(name, held)
     for (module, name), held in public_functions().items():
         if module != "jax.numpy" or name not in _APART:
             names[f"{module}.{name}"] = held

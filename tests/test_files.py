@@ -211,9 +211,12 @@ def test_a_constant_comes_back_to_the_byte(array, written):
     assert again.value.array.tobytes() == net.value.array.tobytes()
 
 
-def test_payloads_of_nan_stay():
-    array = np.frombuffer(b"\x01\x00\xc0\x7f\x02\x00\xc0\xff", np.float32)
-    assert through_text(fn.Constant(array)).value.array.tobytes() == array.tobytes()
+@pytest.mark.parametrize(
+    ("data", "dtype"), [(b"\x01\x00\xc0\x7f\x02\x00\xc0\xff", np.float32), (b"\x00\x02", np.bool_)]
+)
+def test_what_numbers_do_not_tell_stays(data, dtype):
+    array = np.frombuffer(data, dtype)
+    assert through_text(fn.Constant(array)).value.array.tobytes() == data
 
 
 def test_fields_at_their_defaults_are_written_and_may_lack():

@@ -192,12 +192,21 @@ def test_the_public_names_are_known_as_they_are_written():
     assert known["initializers.XavierNormal"] is fn.initializers.GlorotNormal
 
 
-def test_each_class_of_the_library_has_a_name_of_its_own():
+def test_each_class_and_function_of_the_library_has_a_name_of_its_own():
     known = registry.known()
     assert not {kind for kind in library() if known.get(kind.__name__) is not kind} - {
         kind for kind in library() if known.get(f"initializers.{kind.__name__}") is kind
     }
     assert not [name for name in known if "/" in name]
+    functions = {
+        held
+        for name, module in sys.modules.items()
+        if name.startswith("funcnets.layers.")
+        for held in vars(module).values()
+        if inspect.isfunction(held) and held.__module__ == name and not held.__name__.startswith("_")
+    }
+    assert fn.rotary in functions
+    assert not [held for held in functions if known[held.__name__] is not held]
 
 
 def test_the_functions_of_jax_are_known_under_all_their_names():

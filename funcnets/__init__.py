@@ -7,6 +7,7 @@ params = net.init(jax.random.key(0), x)     # nested dicts; sizes come from x
 y = net.apply(params, x)                    # a pure function: jit, grad and vmap it
 """
 
+from funcnets import files as files
 from funcnets import initializers as initializers
 from funcnets import params as params
 from funcnets import rewrite as rewrite

@@ -180,7 +180,7 @@ def function_name(function: Any) -> str:
     return "function" if name == "<lambda>" else name
 
 
-class _Pair(Layer):
+class Pair(Layer):
     make: Callable[..., Tree]
     call: Callable[..., Any]
 
@@ -255,7 +255,7 @@ def pair(init: Callable[..., Tree], apply: Callable[..., Any]) -> Layer:
       >>> layer.init(jax.random.key(0), jnp.ones(2))
       {'scale': Array([1., 1.], dtype=float32)}
     """
-    return _Pair(init, apply)
+    return Pair(init, apply)
 
 
 # What may be a child

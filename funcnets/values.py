@@ -394,9 +394,10 @@ class _PartialName(NamedTuple):
 
 
 @functools.cache
-def _public_functions() -> dict[int, tuple[str, str]]:
-    """The functions of JAX's public modules by identity: some (`jax.nn.relu`) have no pickle of their own."""
+def public_functions() -> dict[tuple[str, str], Any]:
+    """The functions of JAX's public modules by (module, name); one function may have several."""
     import jax.numpy as jnp
+    from jax.nn import initializers
     from jax.scipy import special
 
     modules: dict[str, ModuleType] = {
@@ -406,14 +407,25 @@ def _public_functions() -> dict[int, tuple[str, str]]:
         "jax.numpy.linalg": jnp.linalg,
         "jax.numpy.fft": jnp.fft,
         "jax.scipy.special": special,
+        "jax.nn.initializers": initializers,
+        "jax.random": jax.random,
+        "jax.image": jax.image,
     }
+    policies = {("jax", f"checkpoint_policies.{name}"): held for name, held in vars(jax.checkpoint_policies).items()}
+    return policies | {
+        (module, name): held
+        for module, holder in modules.items()
+        for name, held in vars(holder).items()
+        if callable(held) and not name.startswith("_") and not isinstance(held, type)
+    }
+
+
+@functools.cache
+def _public_functions() -> dict[int, tuple[str, str]]:
+    """The same by identity, with the first of a function's names: some (`jax.nn.relu`) have no pickle of their own."""
     table: dict[int, tuple[str, str]] = {}
-    for module, holder in modules.items():
-        for name, held in vars(holder).items():
-            if callable(held) and not name.startswith("_") and not isinstance(held, type):
-                table.setdefault(id(held), (module, name))
-    for name, held in vars(jax.checkpoint_policies).items():
-        table.setdefault(id(held), ("jax", f"checkpoint_policies.{name}"))
+    for place, held in public_functions().items():
+        table.setdefault(id(held), place)
     return table
 
 

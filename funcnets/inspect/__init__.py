@@ -1,0 +1,1 @@
+"""The inside of a net: tables, pictures, activations, and what is wrong."""

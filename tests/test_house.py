@@ -16,7 +16,7 @@ PACKAGE = pathlib.Path(fn.__file__).parent
 
 # From the ground up: a room imports only from rooms named before it.
 FLOORS = [
-    "values", "shapes", "rules", "random", "initializers", "record", "scope",
+    "values", "shapes", "rules", "random", "initializers", "record", "scope", "probe",
     "signatures", "bound", "plan", "layer", "leaves", "compose", "places",
     "combinators", "scan", "wrappers", "params", "loops", "layers",
     "parametrization", "rewrite", "inspect", "generate", "train", "checkpoint",

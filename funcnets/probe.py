@@ -49,14 +49,21 @@ class Probe:
     Args:
       wanted: Which outputs to keep.
       changes: What to make of outputs, one after the other, before they are kept.
+      skipped: Where to note the paths of outputs that cannot be kept, in raw transforms; without it they raise.
 
     Attributes:
       found: What was kept, by path; of a second call at a path under "path@1", and so on.
     """
 
-    def __init__(self, wanted: Callable[[Seen], bool] | None = None, changes: tuple[Change, ...] = ()) -> None:
+    def __init__(
+        self,
+        wanted: Callable[[Seen], bool] | None = None,
+        changes: tuple[Change, ...] = (),
+        skipped: set[str] | None = None,
+    ) -> None:
         self._wanted = wanted
         self._changes = changes
+        self._skipped = skipped
         self._index: tuple[Any, ...] = ()
         self._notes = _Notes(Counter())
 
@@ -72,9 +79,12 @@ class Probe:
         for change in self._changes:
             output = change(seen, output)
         if self._wanted is not None and self._wanted(seen):
-            if self._notes.trace != now():
+            if self._notes.trace == now():
+                self._notes.keep(path, output)
+            elif self._skipped is None:
                 raise leak("an output that is to be kept", path)
-            self._notes.keep(path, output)
+            else:
+                self._skipped.add(path)
         return output
 
     def changing(self, change: Change) -> Probe:
@@ -95,7 +105,7 @@ class Probe:
                 self._notes.keep(name.partition("@")[0], found[name])
 
     def _like(self, changes: tuple[Change, ...], index: tuple[Any, ...], notes: _Notes) -> Probe:
-        other = Probe(self._wanted, changes)
+        other = Probe(self._wanted, changes, self._skipped)
         other._index, other._notes = index, notes
         return other
 

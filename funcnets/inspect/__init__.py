@@ -2,3 +2,4 @@
 
 from funcnets.inspect.capture import capture as capture
 from funcnets.inspect.editing import edit as edit
+from funcnets.inspect.health import check as check

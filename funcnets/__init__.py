@@ -9,6 +9,7 @@ y = net.apply(params, x)                    # a pure function: jit, grad and vma
 
 from funcnets import files as files
 from funcnets import initializers as initializers
+from funcnets import inspect as inspect
 from funcnets import params as params
 from funcnets import rewrite as rewrite
 from funcnets import train as train
@@ -22,6 +23,9 @@ from funcnets.compose import Composite as Composite
 from funcnets.compose import Wrapper as Wrapper
 from funcnets.compose import compose as compose
 from funcnets.generate import generate as generate
+from funcnets.inspect import capture as capture
+from funcnets.inspect import check as check
+from funcnets.inspect import edit as edit
 from funcnets.layer import Layer as Layer
 from funcnets.layers.activation import GLU as GLU
 from funcnets.layers.activation import GatedMLP as GatedMLP

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 
@@ -11,6 +11,18 @@ from funcnets.shapes import Tree, describe, misfit_error, names_of, near, unread
 
 if TYPE_CHECKING:
     from funcnets.layer import Layer
+
+
+class Carried(NamedTuple):
+    """What is carried out of a transform beside a layer's output.
+
+    Attributes:
+      state: Its new state; None where it did not change.
+      seen: What the pass's probe keeps of the outputs inside, by path.
+    """
+
+    state: Tree
+    seen: dict[str, Any]
 
 
 class Bound:
@@ -131,17 +143,30 @@ class Bound:
         key: Any,
         *,
         once: bool = False,
-    ) -> tuple[Any, Tree]:
-        """Output and new state as a function of all they depend on; a state that did not change comes back as None."""
-        return self._scope.run_with(inputs, kwargs, Explicit(params, state, key, once=once))
+        index: Any = None,
+    ) -> tuple[Any, Carried]:
+        """Output, and what is carried out beside it, as a function of all they depend on. In a loop, `index` is the
+        number of the copy.
+        """
+        probe = None if self._scope.probe is None else self._scope.probe.inside(index)
+        output, new = self._scope.run_with(inputs, kwargs, Explicit(params, state, key, once=once, probe=probe))
+        return output, Carried(new, {} if probe is None else probe.found)
+
+    @property
+    def _counted(self) -> bool:
+        """Whether it matters which copy of a loop runs."""
+        return self._scope.keys is not None or self._scope.probe is not None
 
     def _state_or_none(self) -> Tree:
         """The layer's state; None in a pass that was given none."""
         return None if self._scope.states is None else self.state
 
-    def _put(self, state: Tree) -> None:
-        if state is not None:
-            self.state = state
+    def _put(self, carried: Carried) -> None:
+        """Takes in what a transform carried out."""
+        if carried.state is not None:
+            self.state = carried.state
+        if self._scope.probe is not None:
+            self._scope.probe.take(carried.seen)
 
 
 def _no_array(bound: Bound, *_: Any) -> Any:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from funcnets.bound import Bound
+from funcnets.bound import Bound, Carried
 from funcnets.compose import Composite, Wrapper, check_children
 from funcnets.layer import Layer
 from funcnets.record import Kind
@@ -192,6 +192,8 @@ _MERGES: dict[str, tuple[Callable[[tuple[int, ...]], Any] | None, Callable[[list
 class _Copies(Wrapper):
     """A wrapper that runs its child many times over, each time with a key of its own."""
 
+    _seen_inside: ClassVar[bool] = True
+
     @property
     def _random_paths(self) -> tuple[str, ...]:
         return ()  # the keys of the copies are their own passes'
@@ -261,21 +263,21 @@ class Repeat(_Copies):
         own = {} if self.shared else params
         _check_stacked(self, m._scope.place, self.n, own, state)
 
-        def copy(x: Any, each: tuple[Any, Tree, Tree]) -> tuple[Any, Tree]:
+        def copy(x: Any, each: tuple[Any, Tree, Tree]) -> tuple[Any, Carried]:
             i, one, state = each
-            y, state = m.body._pure((x, *others), kwargs, params if self.shared else one, state, keys(i))
-            return self._kept(x, y), state
+            y, carried = m.body._pure((x, *others), kwargs, params if self.shared else one, state, keys(i), index=i)
+            return self._kept(x, y), carried
 
-        numbers = None if m._scope.keys is None else jnp.arange(self.n)
-        if self.scan:
-            x, state = jax.lax.scan(copy, x, (numbers, own, state), length=self.n)
+        numbers = jnp.arange(self.n) if m.body._counted else None
+        if self.scan or not self.n:
+            x, carried = jax.lax.scan(copy, x, (numbers, own, state), length=self.n)
         else:
-            states: list[Tree] = []
+            each: list[Carried] = []
             for i in range(self.n):
-                x, new = copy(x, jax.tree.map(lambda a: a[i], (numbers, own, state)))  # noqa: B023
-                states.append(new)
-            state = jax.tree.map(lambda *each: jnp.stack(each), *states) if states else None
-        m.body._put(state)
+                x, one = copy(x, jax.tree.map(lambda a: a[i], (numbers, own, state)))  # noqa: B023
+                each.append(one)
+            carried = jax.tree.map(lambda *copies: jnp.stack(copies), *each)
+        m.body._put(carried)
         return x
 
     def _kept(self, x: Any, y: Any) -> Any:
@@ -328,12 +330,12 @@ class Ensemble(_Copies):
         params, state, keys = m.layer.params, m.layer._state_or_none(), copy_keys_of(m.layer)
         _check_stacked(self, m._scope.place, self.n, params, state)
 
-        def member(i: Any, params: Tree, state: Tree) -> tuple[Any, Tree]:
-            return m.layer._pure(inputs, kwargs, params, state, keys(i))
+        def member(i: Any, params: Tree, state: Tree) -> tuple[Any, Carried]:
+            return m.layer._pure(inputs, kwargs, params, state, keys(i), index=i)
 
-        numbers = None if m._scope.keys is None else jnp.arange(self.n)
-        y, state = jax.vmap(member, axis_size=self.n)(numbers, params, state)
-        m.layer._put(state)
+        numbers = jnp.arange(self.n) if m.layer._counted else None
+        y, carried = jax.vmap(member, axis_size=self.n)(numbers, params, state)
+        m.layer._put(carried)
         return y
 
 

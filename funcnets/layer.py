@@ -43,6 +43,7 @@ import numpy as np
 
 from funcnets.bound import Bound
 from funcnets.plan import Plan, Sample, all_differences, make_plan
+from funcnets.probe import Probe
 from funcnets.random import as_key
 from funcnets.record import Arrays, Kind
 from funcnets.scope import Misfit, Scope, States, given_keys
@@ -79,6 +80,7 @@ class Layer(Value):
 
     state_once: ClassVar[bool] = False
     _is_wrapper: ClassVar[bool] = False
+    _seen_inside: ClassVar[bool] = False  # whether a probe looks at its child's outputs in place of its own
 
     def _settled(self) -> None:
         for field in fields_of(type(self)):
@@ -424,13 +426,28 @@ class Apply(_Function):
     def __call__(
         self, params: Tree, /, *inputs: Any, state: Tree = None, key: Any = None, train: bool = False, **kwargs: Any
     ) -> Any:
-        scope = _root(self.net, params, state, key, train)
-        inputs, kwargs = as_inputs(inputs), as_inputs(kwargs)
-        strangers = list(self.net._strangers("params", params, ""))
-        if strangers:
-            raise misfit_error(all_differences(self.net, params, inputs, kwargs) or unread(strangers, params))
-        output = _run_root(scope, inputs, kwargs)
-        return output if state is None else (output, cast(States, scope.states).tree)
+        return applied(self.net, params, inputs, kwargs, state, key, train)
+
+
+def applied(
+    net: Layer,
+    params: Tree,
+    inputs: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    state: Tree,
+    key: Any,
+    train: bool,
+    probe: Probe | None = None,
+) -> Any:
+    """What `net.apply` returns; a probe looks at the outputs of the layers meanwhile."""
+    scope = _root(net, params, state, key, train)
+    scope.probe = probe
+    inputs, kwargs = as_inputs(inputs), as_inputs(kwargs)
+    strangers = list(net._strangers("params", params, ""))
+    if strangers:
+        raise misfit_error(all_differences(net, params, inputs, kwargs) or unread(strangers, params))
+    output = _run_root(scope, inputs, kwargs)
+    return output if state is None else (output, cast(States, scope.states).tree)
 
 
 class _BoundNet(Bound):

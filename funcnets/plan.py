@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -153,10 +153,10 @@ class Planning(Scope):
         else:
             given = None if given is None else one_copy(self.layer, "params", given)
             views = (*views, self.layer)
-        return Planning(layer, join(self.path, name), self.train, self.recorder, given, views)
+        return type(self)(layer, join(self.path, name), self.train, self.recorder, given, views)
 
     def beside(self, name: str, layer: Layer, params: Tree) -> Planning:
-        return Planning(layer, join(self.path, name), self.train, self.recorder)
+        return type(self)(layer, join(self.path, name), self.train, self.recorder)
 
     def _viewed(self, params: Tree) -> Tree:
         for wrapper in self.views:
@@ -218,7 +218,7 @@ class Planning(Scope):
         given = None if callable(explicit.params) else explicit.params
         # What the caller gives is not this place's own: it is planned apart, compared, and left out.
         apart = Recorder(self.path, self.recorder)
-        scope = Planning(self.layer, self.path, train, apart, self.given, self.views)
+        scope = type(self)(self.layer, self.path, train, apart, self.given, self.views)
         if given is not None:
             scope.given, scope.views = given, ()
         output = scope.run(inputs, kwargs)
@@ -394,11 +394,17 @@ def _pass(layer: Layer, sample: Sample, *, train: bool) -> tuple[Recorder, Any]:
         inputs, kwargs = sample.filled(arrays)
         seen.append(specs(Planning(layer, "", train, recorder).run(inputs, kwargs)))
 
+    on_shapes(layer, forward, jax.eval_shape, sample.specs)
+    return recorder, seen[-1]
+
+
+def on_shapes(layer: Layer, forward: Callable[..., Any], trace: Callable[..., Any], arrays: list[Any]) -> Any:
+    """`trace(forward, arrays)`, with the axes bound that the layer reduces over and nothing around binds."""
     free = [name for name in layer._axis_names if _size(name) is None]
     for name in free:  # axes of a vmap or mesh that will be around the net when it runs
         forward = jax.vmap(forward, in_axes=None, out_axes=None, axis_name=name, axis_size=1)
     try:
-        jax.eval_shape(forward, sample.specs)
+        return trace(forward, arrays)
     except Exception as error:
         if free:
             error.add_note(
@@ -406,7 +412,6 @@ def _pass(layer: Layer, sample: Sample, *, train: bool) -> tuple[Recorder, Any]:
                 "serve, call init and plan inside the jax.vmap or jax.shard_map that does"
             )
         raise
-    return recorder, seen[-1]
 
 
 def all_differences(layer: Layer, params: Tree, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Row] | None:

@@ -14,12 +14,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from funcnets.bound import Carried
 from funcnets.combinators import _Copies, copy_keys_of
 from funcnets.layer import Layer
 from funcnets.shapes import Tree, describe, is_array, show
 
-_PureCell = Callable[[Any, Any, Tree, Any], tuple[Any, Tree]]
-"""carry, x, state, number of the step → (carry, y), and the new state or None."""
+_PureCell = Callable[[Any, Any, Tree, Any], tuple[Any, Carried]]
+"""carry, x, state, number of the step → (carry, y), and what is carried out beside."""
 
 
 class Scan(_Copies):
@@ -115,16 +116,17 @@ class Scan(_Copies):
         return jax.ShapeDtypeStruct(tuple(shape), a.dtype)
 
     def outline(self, m: Any, *inputs: Any, lengths: Any = None, reset: Any = None) -> Any:
-        def cell(carry: Any, x: Any, state: Tree, i: Any) -> tuple[Any, Tree]:
-            return m.cell(carry, x), None
+        def cell(carry: Any, x: Any, state: Tree, i: Any) -> tuple[Any, Carried]:
+            return m.cell(carry, x), Carried(None, {})
 
         return self._over_time(m, inputs, lengths, reset, cell, None)
 
     def forward(self, m: Any, *inputs: Any, lengths: Any = None, reset: Any = None) -> Any:
         params, keys = m.cell.params, copy_keys_of(m.cell)
 
-        def cell(carry: Any, x: Any, state: Tree, i: Any) -> tuple[Any, Tree]:
-            return m.cell._pure((carry, x), {}, params, state, keys(0 if i is None else i))
+        def cell(carry: Any, x: Any, state: Tree, i: Any) -> tuple[Any, Carried]:
+            key = keys(0 if self.keys == "sequence" else i)
+            return m.cell._pure((carry, x), {}, params, state, key, index=i)
 
         return self._over_time(m, inputs, lengths, reset, cell, m.cell._state_or_none())
 
@@ -142,12 +144,12 @@ class Scan(_Copies):
         xs: Any = jax.tree.map(lambda a: jnp.moveaxis(a, self.axis, 0), given)
         if valid is not None:
             xs = jax.tree.map(lambda a: _filled(a, valid), xs)
-        numbers = None if m._scope.keys is None or self.keys == "sequence" else jnp.arange(time)
+        counted = m._scope.probe is not None or (m._scope.keys is not None and self.keys == "step")
+        numbers = jnp.arange(time) if counted else None
         changed: list[bool] = []
         step = self._step(cell, fresh, changed)
-        (carry, state), ys = self._loop(step, (start, state), (xs, numbers, valid, resets), time)
-        if any(changed):
-            m.cell._put(state)
+        (carry, state), (ys, seen) = self._loop(step, (start, state), (xs, numbers, valid, resets), time)
+        m.cell._put(Carried(state if any(changed) else None, seen))
         ys = jax.tree.map(lambda a: jnp.moveaxis(a, 0, self.axis), ys)
         return (carry, ys) if len(inputs) == 2 or self.return_carry else ys
 
@@ -156,12 +158,12 @@ class Scan(_Copies):
 
         def step(carried: tuple[Any, Tree], each: tuple[Any, ...]) -> tuple[tuple[Any, Tree], Any]:
             (old, state), (x, i, valid, reset) = carried, each
-            output, new = cell(old if reset is None else _where(reset, fresh, old), x, state, i)
+            output, (new, seen) = cell(old if reset is None else _where(reset, fresh, old), x, state, i)
             changed.append(new is not None)
             carry, y = self._kept(old, output)
             if valid is not None:
                 carry, y = _where(valid, (carry, y), (old, jax.tree.map(jnp.zeros_like, y)))
-            return (carry, state if new is None else new), y
+            return (carry, state if new is None else new), (y, seen)
 
         return step
 

@@ -22,6 +22,7 @@ from funcnets.shapes import ABSENT, Tree, below, describe, differences, entry, i
 
 if TYPE_CHECKING:
     from funcnets.layer import Layer
+    from funcnets.probe import Probe
 
 
 class Explicit(NamedTuple):
@@ -33,6 +34,7 @@ class Explicit(NamedTuple):
       key: A key, or the keys of a pass.
       train: The mode.
       once: Whether this is the very call of the pass, seen from inside a transform, and not one more.
+      probe: What looks at the outputs inside the call.
     """
 
     params: Any = None
@@ -40,6 +42,7 @@ class Explicit(NamedTuple):
     key: Any = None
     train: bool | None = None
     once: bool = False
+    probe: Probe | None = None
 
 
 class Misfit(ValueError):
@@ -53,7 +56,7 @@ def now() -> Any:
     return get_opaque_trace_state()
 
 
-def _leak(what: str, path: str) -> RuntimeError:
+def leak(what: str, path: str) -> RuntimeError:
     return RuntimeError(
         f"{path or 'the net'}: {what} inside a raw JAX transform (scan, while_loop, cond, vmap, grad, checkpoint, "
         f"jit), "
@@ -82,7 +85,7 @@ class Keys:
     def take(self, path: str) -> jax.Array:
         """The key of the next call at this path."""
         if not self._sound or self._trace != now():
-            raise _leak("randomness", path)
+            raise leak("randomness", path)
         return self._key(path, self._count(path))
 
     def _count(self, path: str) -> int:
@@ -142,7 +145,7 @@ class States:
         if all(a is b for a, b in zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True)):
             return
         if self._trace != now():
-            raise _leak("a new state", path)
+            raise leak("a new state", path)
         self.tree = with_entry(self.tree, below(path, self._root), new)
 
     def only_once(self, layer: Layer, path: str) -> None:
@@ -178,12 +181,22 @@ class Scope:
       states: The states of the pass; None in a pass that was given none.
       keys: The keys of the pass; None in a pass that was given none.
       train: The mode.
+      probe: What looks at the layers' outputs; None in most passes.
+      wrapped: Whether a wrapper with the same path stands around the layer, and gives what is looked at.
     """
 
-    __slots__ = ("keys", "layer", "params", "path", "states", "train")
+    __slots__ = ("keys", "layer", "params", "path", "probe", "states", "train", "wrapped")
 
     def __init__(
-        self, layer: Layer, path: str, params: Tree, states: States | None, keys: Keys | None, train: bool
+        self,
+        layer: Layer,
+        path: str,
+        params: Tree,
+        states: States | None,
+        keys: Keys | None,
+        train: bool,
+        probe: Probe | None = None,
+        wrapped: bool = False,
     ) -> None:
         self.layer = layer
         self.path = path
@@ -191,6 +204,8 @@ class Scope:
         self.states = states
         self.keys = keys
         self.train = train
+        self.probe = probe
+        self.wrapped = wrapped
 
     @property
     def place(self) -> str:
@@ -204,7 +219,9 @@ class Scope:
             params = params.get(name, ABSENT) if isinstance(params, dict) else ABSENT
         elif params is not ABSENT:
             params = self.layer._view(params)
-        return Scope(layer, join(self.path, name), params, self.states, self.keys, self.train)
+        wrapped = not name and not self.layer._seen_inside
+        place = join(self.path, name)
+        return Scope(layer, place, params, self.states, self.keys, self.train, self.probe, wrapped)
 
     def beside(self, name: str, layer: Layer, params: Tree) -> Scope:
         """The place below this one of a layer that is no child but a wrapper's own means."""
@@ -213,7 +230,8 @@ class Scope:
     def run(self, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The layer's output."""
         try:
-            return self.layer._run(self, inputs, kwargs)
+            output = self.layer._run(self, inputs, kwargs)
+            return output if self.probe is None else self.probe.see(self, output)
         except Exception as error:
             explain(error, self, inputs, kwargs)
             raise
@@ -222,7 +240,7 @@ class Scope:
         """The output with what the caller gives in place of the pass's own, and the new state; None where a given state
         was left as it was.
         """
-        params, state, key, train, once = explicit
+        params, state, key, train, once, probe = explicit
         if callable(params):
             params = self.params if self.params is ABSENT else params(self.params)
         states = self.states if state is None else States(state, self.path)
@@ -236,6 +254,8 @@ class Scope:
             states,
             keys or self.keys,
             self.train if train is None else train,
+            probe or self.probe,
+            self.wrapped,
         )
         output = scope.run(inputs, kwargs)
         return output, None if states is None or states.tree is state else states.tree

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from funcnets.bound import Carried
 from funcnets.compose import Wrapper
 from funcnets.layer import Layer
 from funcnets.record import Arrays, Kind
@@ -86,12 +87,12 @@ class Remat(Wrapper):
         keys = m._scope.keys
         admit = None if keys is None else keys.admitted()
 
-        def body(params: Tree, state: Tree) -> tuple[Any, Tree]:
+        def body(params: Tree, state: Tree) -> tuple[Any, Carried]:
             return m.body._pure(inputs, kwargs, params, state, None if admit is None else admit(), once=True)
 
         checkpointed = jax.checkpoint(body, policy=self.policy, prevent_cse=self.prevent_cse)  # pyright: ignore[reportPrivateImportUsage]
-        y, state = checkpointed(m.body.params, m.body._state_or_none())
-        m.body._put(state)
+        y, carried = checkpointed(m.body.params, m.body._state_or_none())
+        m.body._put(carried)
         return y
 
 

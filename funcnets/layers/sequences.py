@@ -16,7 +16,7 @@ from funcnets.layer import Layer
 from funcnets.leaves import Param, as_layer
 from funcnets.record import Kind
 from funcnets.scan import Scan, scan_in, start_of
-from funcnets.shapes import Tree, describe, join, show, specs
+from funcnets.shapes import ABSENT, Tree, describe, join, show, specs
 from funcnets.values import code
 
 
@@ -97,7 +97,7 @@ class Streaming(Wrapper):
     def forward(self, m: Any, x: Any, **kwargs: Any) -> Any:
         held = Carry(self.body)
         object.__setattr__(held, "_created", self._created)  # a message names the line of the Streaming
-        kept = Bound(m._scope.child("carry", held))
+        kept = Bound(m._scope.beside("carry", held, ABSENT))
         carry, y = m.body(kept(x), x, **kwargs)
         old = kept.state
         kept.state = {str(i): one.astype(old[str(i)].dtype) for i, one in enumerate(jax.tree.leaves(carry))}

@@ -1,0 +1,5 @@
+"""The inside of a net: tables, pictures, activations, and what is wrong."""
+
+from funcnets.inspect.capture import capture as capture
+from funcnets.inspect.editing import edit as edit
+from funcnets.inspect.health import check as check

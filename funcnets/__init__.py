@@ -8,6 +8,7 @@ y = net.apply(params, x)                    # a pure function: jit, grad and vma
 """
 
 from funcnets import initializers as initializers
+from funcnets import inspect as inspect
 from funcnets import params as params
 from funcnets import rewrite as rewrite
 from funcnets import train as train

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcnets.layer import Layer, snake_case
-from funcnets.random import Request
+from funcnets.random import Request, made, path_key
 from funcnets.record import Declaration, Kind, Steps
 from funcnets.scope import Scope
-from funcnets.shapes import Tree, is_empty, show, specs
+from funcnets.shapes import Tree, entry, flat, is_empty, show, specs, with_entry
 from funcnets.signatures import modes_of, wants_of
 from funcnets.values import Value, call_code, code
 
@@ -64,8 +64,15 @@ class Param(Layer, Declaration):
     def shapes(self) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(self.shape, jax.dtypes.canonicalize_dtype(self.dtype))
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        return ("",)
+
     def stored_as(self, dtype: Any) -> Param:
         return dataclasses.replace(self, dtype=dtype) if jnp.issubdtype(self.dtype, jnp.floating) else self
+
+    def initialised_by(self, inits: Mapping[str, Initializer]) -> Param:
+        return self._with({"initializer": inits[""]}) if inits else self
 
     def request(self, steps: Steps) -> Request:
         return Request(steps, self.initializer, self.shapes.shape, self.shapes.dtype)
@@ -226,6 +233,21 @@ class _Made(Declaration):
             return array.astype(dtype) if jnp.issubdtype(array.dtype, jnp.floating) else array
 
         return _Made(lambda key: jax.tree.map(store, self._make(key)), (), {})
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(name for name, _ in flat(self._shapes))
+
+    def initialised_by(self, inits: Mapping[str, Initializer]) -> _Made:
+        def make(key: jax.Array) -> Tree:
+            tree = self._make(key)
+            for name, init in inits.items():
+                one = entry(self._shapes, name)
+                own = path_key(key, name) if name else key
+                tree = with_entry(tree, name, made(Request((), init, one.shape, one.dtype), own))
+            return tree
+
+        return _Made(make, (), {}) if inits else self
 
     def request(self, steps: Steps) -> Request:
         return Request(steps, make=self._make)

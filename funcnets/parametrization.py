@@ -25,7 +25,7 @@ from funcnets.layers.fields import check_whole, refusal
 from funcnets.layers.promotion import at_least_float32
 from funcnets.leaves import Param
 from funcnets.places import Place, find, rebuilt, replace, walk
-from funcnets.random import Request
+from funcnets.random import Request, made
 from funcnets.record import Arrays, Declaration, Kind, Steps
 from funcnets.rules import chosen
 from funcnets.shapes import (
@@ -175,7 +175,7 @@ class Parametrized(Wrapper):
             return arrays
         by = dict(self.by)
         return {
-            path: one._replace(what=_Decomposed(one.what, by[path])) if path in by else one
+            path: one._replace(what=Decomposed(one.what, by[path])) if path in by else one
             for path, one in arrays.items()
         }
 
@@ -186,51 +186,66 @@ class Parametrized(Wrapper):
         yield from super()._strangers(kind, tree, path)
 
 
-class _Decomposed(Declaration):
+class Decomposed(Declaration):
     """What a parametrisation holds in the place of a declared parameter."""
 
     def __init__(self, what: Declaration, how: Parametrization) -> None:
-        self._what, self._how = what, how
+        self.what, self.how = what, how
 
     @property
     def shapes(self) -> Tree:
-        return jax.eval_shape(self._how.decompose, self._what.shapes)
+        return jax.eval_shape(self.how.decompose, self.what.shapes)
 
     @property
     def has_state(self) -> bool:
-        return self._how._wants.state
+        return self.how._wants.state
 
-    def computed(self, held: Tree, state: Tree) -> Any:
-        """The parameter, in evaluation."""
-        return self._how.apply(held, self._what.shapes, state=state)[0]
+    def computed(self, path: str, params: Tree, state: Tree, copies: tuple[int, ...]) -> Any:
+        """The parameter at this path, each copy of it, as it is computed in evaluation."""
+        held, own = entry(params, path), entry({} if state is None else state, path) if self.has_state else {}
+        self._check(path, held, own, copies)
+        return _of_each(lambda held, own: self.how.apply(held, self.what.shapes, state=own)[0], copies)(held, own)
 
-    def check(self, path: str, held: Tree, state: Tree, copies: tuple[int, ...]) -> None:
+    def taken_apart(self, w: Any, copies: tuple[int, ...]) -> Tree:
+        """What is held in the place of a parameter, of each copy of it."""
+        return _of_each(self.how.decompose, copies)(w)
+
+    def _check(self, path: str, held: Tree, state: Tree, copies: tuple[int, ...]) -> None:
         """Raises for what it cannot be computed from."""
         shapes = jax.tree.map(lambda one: (*copies, *one.shape), self.shapes)
         if not isinstance(held, dict) or jax.tree.map(jnp.shape, held) != shapes:
             raise ValueError(
-                f"{path}: {self._how!r} holds {show(self.shapes)}{f' in {copies} copies' if copies else ''} in the "
+                f"{path}: {self.how!r} holds {show(self.shapes)}{f' in {copies} copies' if copies else ''} in the "
                 f"parameter's place, got {show(held)}. Give the parameters of this very net"
             )
         if self.has_state and state is ABSENT:
-            raise ValueError(f"{path}: {self._how!r} carries state: give it too, bake(net, params, x, state=state)")
+            raise ValueError(f"{path}: {self.how!r} carries state: give it too, state=state")
         if any(jnp.shape(one)[: len(copies)] != copies or jnp.ndim(one) > 1 + len(copies) for one in state.values()):
             raise ValueError(
                 f"{path}: one parameter with a state for each of several copies, {show(state)}, has no single value: a "
-                "shared body of Repeat cannot be baked"
+                "shared body of Repeat keeps its parametrisation"
             )
 
-    def stored_as(self, dtype: Any) -> _Decomposed:
-        return _Decomposed(self._what.stored_as(dtype), self._how)
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.what.names
+
+    def stored_as(self, dtype: Any) -> Decomposed:
+        return Decomposed(self.what.stored_as(dtype), self.how)
+
+    def initialised_by(self, inits: Mapping[str, Any]) -> Decomposed:
+        return Decomposed(self.what.initialised_by(inits), self.how)
 
     def request(self, steps: Steps) -> Request:
-        whole = self._what.request(steps)
+        whole = self.what.request(steps)
+        return Request(steps, make=lambda key: self.how.decompose(made(whole, key)))
 
-        def make(key: jax.Array) -> Tree:
-            init: Callable[..., Any] = whole.init or (lambda key, *_: whole.make(key) if whole.make else None)
-            return self._how.decompose(init(key, whole.shape, whole.dtype))
 
-        return Request(steps, make=make)
+def _of_each(function: Callable[..., Any], copies: tuple[int, ...]) -> Callable[..., Any]:
+    """A function of one copy as one of all, which are stacked along leading axes."""
+    for _ in copies:
+        function = jax.vmap(function)
+    return function
 
 
 def parametrize(net: Layer, by: Mapping[str, Parametrization], *sample: Any, **kwargs: Any) -> Layer:
@@ -293,14 +308,9 @@ def bake(net: Layer, params: Tree, *sample: Any, state: Tree = None, **kwargs: A
     """
     plan = net.plan(*sample, **kwargs)
     for path, one in plan.declared["params"].items():
-        if not isinstance(one.what, _Decomposed):
+        if not isinstance(one.what, Decomposed):
             continue
-        held, own = entry(params, path), entry({} if state is None else state, path) if one.what.has_state else {}
-        one.what.check(path, held, own, one.copies)
-        compute = one.what.computed
-        for _ in one.copies:
-            compute = jax.vmap(compute)
-        params = with_entry(params, path, compute(held, own))
+        params = with_entry(params, path, one.what.computed(path, params, state, one.copies))
         state = without_entry(state, path) if one.what.has_state else state
     plain = replace(net, {Parametrized: lambda layer: layer._entries()[0][1]}) if find(net, Parametrized) else net
     return (plain, params) if state is None else (plain, params, state)

@@ -421,19 +421,24 @@ def _maker(request: Request, impl: Any) -> Callable[[jax.Array], Any]:
     def make(words: jax.Array) -> Any:
         key = jax.random.wrap_key_data(words, impl=impl)
         with _noting(request):
-            if request.init is None:
-                assert request.make is not None
-                return request.make(key)
-            array = request.init(key, request.shape, request.dtype)
-            if getattr(array, "shape", None) != request.shape or array.dtype != request.dtype:
-                got = f"{array.dtype}{list(array.shape)}" if hasattr(array, "dtype") else type(array).__name__
-                raise ValueError(
-                    f"an initialiser takes (key, shape, dtype) and returns such an array; {request.init!r} was asked "
-                    f"for {request.dtype}{list(request.shape)} and returned {got}"
-                )
-            return jnp.asarray(array)
+            return made(request, key)
 
     return make
+
+
+def made(request: Request, key: jax.Array) -> Any:
+    """One copy of what is asked for, with a key that its steps have led to."""
+    if request.init is None:
+        assert request.make is not None
+        return request.make(key)
+    array = request.init(key, request.shape, request.dtype)
+    if getattr(array, "shape", None) != request.shape or array.dtype != request.dtype:
+        got = f"{array.dtype}{list(array.shape)}" if hasattr(array, "dtype") else type(array).__name__
+        raise ValueError(
+            f"an initialiser takes (key, shape, dtype) and returns such an array; {request.init!r} was asked "
+            f"for {request.dtype}{list(request.shape)} and returned {got}"
+        )
+    return jnp.asarray(array)
 
 
 @contextlib.contextmanager

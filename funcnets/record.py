@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jax
@@ -27,8 +27,17 @@ class Declaration:
         """The spec of one copy."""
         raise NotImplementedError
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The paths below its own of the parameters in it, each of which may start otherwise; "" is itself."""
+        raise NotImplementedError
+
     def stored_as(self, dtype: Any) -> Declaration:
         """The same with its floating arrays in another dtype."""
+        raise NotImplementedError
+
+    def initialised_by(self, inits: Mapping[str, Any]) -> Declaration:
+        """The same with other initialisers, by the names of what they are for."""
         raise NotImplementedError
 
     def request(self, steps: Steps) -> Request:

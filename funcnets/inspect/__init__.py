@@ -3,3 +3,6 @@
 from funcnets.inspect.capture import capture as capture
 from funcnets.inspect.editing import edit as edit
 from funcnets.inspect.health import check as check
+"""What is in a net, and what has changed in it."""
+
+from funcnets.inspect.difference import diff as diff

@@ -1,0 +1,175 @@
+"""Where parameters start: other initial values for a net's parameters, given by rules over their paths.
+
+`with_init` gives a new net value: it acts when the net is initialised, adds no name, and changes nothing that the net
+computes. Each array keeps its key, which is a function of its path, so an array that no rule speaks of starts as it
+did. `reinit` draws some parameters of a net anew and leaves the others as they are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import glob
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from funcnets.compose import Wrapper
+from funcnets.layer import Layer
+from funcnets.leaves import Initializer, as_layer
+from funcnets.places import find
+from funcnets.plan import Plan, fault_rows
+from funcnets.record import Arrays, Kind
+from funcnets.rules import Pattern, chosen, matches
+from funcnets.shapes import Tree, differences, entry, join, misfit_error, show, with_entry
+from funcnets.values import call_code, code
+
+Patterns = Pattern | tuple[Pattern, ...]
+"""One pattern of parameter paths, or several that stand together."""
+Which = Patterns | type[Layer]
+"""What parameters are spoken of by: patterns of their paths, or a class: all arrays of its layers."""
+
+
+class Initialized(Wrapper):
+    """A net whose parameters start otherwise; see `with_init`."""
+
+    body: Layer
+    rules: tuple[tuple[Patterns, Initializer], ...]
+
+    def _settled(self) -> None:
+        self._set_children([("", as_layer(self.body))], {"body": 0})  # an initialiser that is a function is no child
+
+    def _arguments(self) -> list[str]:
+        rules = ", ".join(f"{code(patterns)}: {code(init)}" for patterns, init in self.rules)
+        return [code(self.body), f"{{{rules}}}"]
+
+    def __repr__(self) -> str:
+        return call_code("with_init", self._arguments())
+
+    def forward(self, m: Any, *inputs: Any, **kwargs: Any) -> Any:
+        return m.body(*inputs, **kwargs)
+
+    def _lift(self, kind: Kind, arrays: Arrays) -> Arrays:
+        if kind == "states":
+            return arrays
+        first = {path: self._initializer(path) for path in parameters(arrays)}
+        lifted: Arrays = {}
+        for path, one in arrays.items():
+            inits = {name: first[join(path, name)] for name in one.what.names if first[join(path, name)] is not None}
+            lifted[path] = one._replace(what=one.what.initialised_by(inits))
+        return lifted
+
+    def _initializer(self, path: str) -> Initializer | None:
+        return next((init for patterns, init in self.rules if fits(patterns, path)), None)
+
+    def _check_plan(self, arrays: Arrays, lifted: bool) -> None:
+        _chosen(dict(self.rules), parameters(arrays))
+
+
+def with_init(net: Layer, rules: Mapping[Which, Initializer]) -> Initialized:
+    """A net whose parameters start otherwise: those that rules speak of, by the first rule that does.
+
+    It needs no sample, and acts whenever the net is initialised. Keys go by path as ever: copies draw one by one, and a
+    parametrised parameter is drawn so and then taken apart. Of two such rewritings, the later one's rules go first.
+
+    Args:
+      net: The net.
+      rules: From a pattern of parameter paths, several in a tuple, or a layer class (all arrays of these layers) to an
+        initialiser: any function (key, shape, dtype) → array.
+
+    Raises:
+      ValueError: A class of which the net has no layer; (at init) a pattern that matches no parameter.
+      TypeError: Something that is no initialiser.
+
+    Example:
+      >>> net = fn.Sequential(fn.Dense(3), ("head", fn.Dense(2)))
+      >>> net = fn.rewrite.with_init(net, {"**/bias": fn.initializers.Ones(), "head/*": fn.initializers.Constant(2.0)})
+      >>> net.init(jax.random.key(0), jnp.ones((1, 3)))["head"]["bias"]
+      Array([1., 1.], dtype=float32)
+    """
+    pairs: list[tuple[Patterns, Initializer]] = []
+    for which, init in rules.items():
+        if not callable(init) or isinstance(init, (Layer, type)):
+            raise TypeError(
+                f"with_init takes an initialiser for {code(which)}, a function (key, shape, dtype) -> array, got "
+                f"{show(init)}. Such as initializers.Normal(0.02), or initializers.Constant(1.0) for one number"
+            )
+        pairs.append((patterns_of(net, which), init))
+    return Initialized(net, tuple(pairs))
+
+
+def patterns_of(net: Layer, which: Any) -> Patterns:
+    """Patterns of parameter paths for all that may speak of parameters."""
+    if isinstance(which, type) and issubclass(which, Layer):
+        places = find(net, which)
+        if not places:
+            raise ValueError(f"the net has no layer of the class {which.__name__}, whose parameters a rule speaks of")
+        return tuple(join(glob.escape(path), "**") for path in places)
+    several = which if isinstance(which, tuple) else (which,)
+    if not several or not all(isinstance(one, str) or (callable(one) and not isinstance(one, type)) for one in several):
+        raise TypeError(
+            "parameters are spoken of by a pattern of their paths, a tuple of patterns, a function of the path, or a "
+            f"layer class, got {code(which)}: '**/kernel'"
+        )
+    return which
+
+
+def fits(patterns: Patterns, path: str) -> bool:
+    """Whether one of the patterns matches a path."""
+    return any(matches(one, path) for one in (patterns if isinstance(patterns, tuple) else (patterns,)))
+
+
+def parameters(arrays: Mapping[str, Any]) -> list[str]:
+    """The paths of declared parameters; one that is parametrised is one, whatever is held in its place."""
+    return [join(path, name) for path, one in arrays.items() for name in one.what.names]
+
+
+def _chosen(rules: Mapping[Patterns, Any], paths: Iterable[str]) -> dict[str, Any]:
+    must = lambda patterns: not callable(patterns)  # noqa: E731
+    return chosen(rules, paths, "parameter", fits, must)
+
+
+def reinit(net: Layer, params: Tree, key: Any, *sample: Any, patterns: Which | Iterable[Which], **kwargs: Any) -> Tree:
+    """Parameters of which some are drawn anew, as `net.init(key, *sample)` draws them, bit for bit.
+
+    Args:
+      net: The net.
+      params: Its parameters.
+      key: The key to draw with.
+      *sample: Inputs of the net, or their specs.
+      patterns: What is drawn anew: a pattern of parameter paths, a function of the path, a layer class, or several.
+
+    Returns:
+      The parameters; all that is not drawn anew is the very same arrays.
+
+    Raises:
+      ValueError: A pattern that matches no parameter; parameters that are not this net's.
+
+    Example:
+      >>> net, x = fn.Sequential(fn.Dense(3), ("head", fn.Dense(2))), jnp.ones((1, 3))
+      >>> params = net.init(jax.random.key(0), x)
+      >>> new = fn.rewrite.reinit(net, params, jax.random.key(1), x, patterns="head/**")
+      >>> new["dense_0"]["kernel"] is params["dense_0"]["kernel"], bool((new["head"]["kernel"] == 0).any())
+      (True, False)
+    """
+    plan = net.plan(*sample, **kwargs)
+    rows = fault_rows(net, "params", differences(plan.params, params), params)
+    if rows:
+        raise misfit_error(rows)
+    several = [patterns] if isinstance(patterns, (str, type)) or callable(patterns) else list(patterns)
+    rules = {patterns_of(net, which): None for which in several}
+    there = parameters(plan.declared["params"])
+    drawn = _chosen(rules, there)
+    fresh = drawn_as_init(plan, "params", key, drawn)
+    for path in drawn:
+        params = with_entry(params, path, entry(fresh, path))
+    return params
+
+
+def drawn_as_init(plan: Plan, kind: Kind, key: Any, paths: Iterable[str]) -> Tree:
+    """Some parameters of a plan, and what is made together with them, as init draws them."""
+    wanted = set(paths)
+    some = {
+        path: one
+        for path, one in plan.declared[kind].items()
+        if any(join(path, name) in wanted for name in one.what.names)
+    }
+    return dataclasses.replace(plan, declared={kind: some}).draw(kind, key)

@@ -1,0 +1,281 @@
+"""Trained parameters for a net that has changed.
+
+`migrate` keeps what the old net has learned wherever the new net has a place for it, and draws the rest as init does.
+An array follows its layer (see `funcnets.rewrite.alignment`), also where an automatic name has moved; wrappers do not
+count, and a parametrised parameter is one parameter, whatever is held in its place. Nothing is lost in silence: the
+report names each parameter of either net once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, overload
+
+import jax
+import jax.numpy as jnp
+
+from funcnets.layer import Layer
+from funcnets.parametrization import Decomposed, Parametrization
+from funcnets.plan import Plan, fault_rows
+from funcnets.record import Declared, Kind
+from funcnets.rewrite.alignment import aligned, path_map
+from funcnets.rewrite.initialization import drawn_as_init
+from funcnets.shapes import Tree, differences, entry, flat, join, misfit_error, names_of, nested, show, specs
+
+
+class Moved(NamedTuple):
+    """A parameter that is kept under another path."""
+
+    old: str
+    new: str
+
+
+class Changed(NamedTuple):
+    """A parameter that has another shape, dtype or form in the new net.
+
+    Attributes:
+      path: Its path there.
+      old: The specs of what the old net holds.
+      new: Those of what the new one does.
+      old_path: Its path in the old net.
+    """
+
+    path: str
+    old: Any
+    new: Any
+    old_path: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What became of the parameters of two nets; printed, a table.
+
+    Each parameter of the old net stands once among `kept`, `moved`, `dropped` and `reshaped`, each of the new net once
+    among `kept`, `moved`, `fresh` and `reshaped`.
+
+    Attributes:
+      kept: The paths of those that stay as they are.
+      moved: Those that are kept under another path, (old, new).
+      fresh: The paths of those that only the new net has; drawn.
+      dropped: The paths of those that only the old net has.
+      reshaped: Those that both have, and that do not fit any more; drawn anew.
+      converted: Those, among the kept and moved, that are held in another dtype, or in other arrays that the parameter
+        is computed from.
+      state: The same of the state, where one was given.
+    """
+
+    kept: tuple[str, ...] = ()
+    moved: tuple[Moved, ...] = ()
+    fresh: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    reshaped: tuple[Changed, ...] = ()
+    converted: tuple[Changed, ...] = ()
+    state: Report | None = None
+
+    def __str__(self) -> str:
+        def change(one: Changed) -> str:
+            return f"{_route(one.old_path, one.path)}  {show(one.old)} -> {show(one.new)}"
+
+        lines = [f"kept       {len(self.kept)} as they are"]
+        lines += [f"moved      {_route(*one)}" for one in self.moved]
+        lines += [f"converted  {change(one)}" for one in self.converted]
+        lines += [f"reshaped   {change(one)}  (drawn)" for one in self.reshaped]
+        lines += [f"fresh      {path or '(all)'}  (drawn)" for path in self.fresh]
+        lines += [f"dropped    {path or '(all)'}" for path in self.dropped]
+        state = [] if self.state is None else ["state", *(f"  {line}" for line in str(self.state).splitlines())]
+        return "\n".join([*lines, *state])
+
+
+def _route(old: str, new: str) -> str:
+    return (new or "(all)") if old == new else f"{old or '(all)'} -> {new or '(all)'}"
+
+
+class Migration(NamedTuple):
+    """Parameters for a net that has changed, and what became of those of the old net."""
+
+    params: Tree
+    report: Report
+
+
+class StateMigration(NamedTuple):
+    """The same with the state."""
+
+    params: Tree
+    report: Report
+    state: Tree
+
+
+@overload
+def migrate(
+    old_net: Layer, new_net: Layer, params: Tree, key: Any, *sample: Any, state: None = None, **kwargs: Any
+) -> Migration: ...
+@overload
+def migrate(
+    old_net: Layer, new_net: Layer, params: Tree, key: Any, *sample: Any, state: Mapping[str, Any], **kwargs: Any
+) -> StateMigration: ...
+
+
+def migrate(
+    old_net: Layer, new_net: Layer, params: Tree, key: Any, *sample: Any, state: Tree = None, **kwargs: Any
+) -> Migration | StateMigration:
+    """Parameters for a net that has changed: what the old one has learned is kept, the rest is drawn.
+
+    What is drawn is what `new_net.init(key, *sample)` draws, bit for bit. A parameter that has become parametrised is
+    taken apart; one that is so no more keeps the value that was computed. What is tied to another parameter is none.
+
+    Args:
+      old_net: The net that the parameters are of.
+      new_net: The net that parameters are wanted for.
+      params: The parameters of the old net.
+      key: The key to draw with.
+      *sample: Inputs, or their specs, that both nets take.
+      state: The state of the old net; what it has no place for starts as `new_net.init_state(*sample)`.
+
+    Returns:
+      (params, report); with a state given (params, report, state). Arrays that are kept are the very same.
+
+    Raises:
+      ValueError: Parameters, or a state, that are not the old net's; a parametrisation that needs its state.
+
+    Example:
+      >>> net, x = fn.Sequential(fn.Dense(8), jax.nn.relu, ("head", fn.Dense(2))), jnp.ones((1, 3))
+      >>> wider = fn.rewrite.replace(net, {"head": {"features": 5}})
+      >>> trained = net.init(jax.random.key(0), x)
+      >>> params, report = fn.rewrite.migrate(net, wider, trained, jax.random.key(1), x)
+      >>> print(report)
+      kept       2 as they are
+      reshaped   head/kernel  float32[8,2] -> float32[8,5]  (drawn)
+      reshaped   head/bias  float32[2] -> float32[5]  (drawn)
+    """
+    old, new = old_net.plan(*sample, **kwargs), new_net.plan(*sample, **kwargs)
+    _check(old, "params", params)
+    if state is not None:
+        _check(old, "states", state)
+    moved = path_map(aligned(old_net, new_net))
+    kept, report = _carried("params", old, new, moved, params, state)
+    drawn = drawn_as_init(new, "params", key, [*report.fresh, *(one.path for one in report.reshaped)])
+    params = _assembled(new, "params", kept, drawn)
+    if state is None:
+        return Migration(params, report)
+    kept, states = _carried("states", old, new, moved, state, None)
+    state = _assembled(new, "states", kept, new_net.init_state(*sample, **kwargs))
+    return StateMigration(params, dataclasses.replace(report, state=states), state)
+
+
+def _check(plan: Plan, kind: Kind, tree: Tree) -> None:
+    """Raises for a tree of another structure; shapes may be those of another sample."""
+    rows = fault_rows(plan.layer, kind, differences(plan.params if kind == "params" else plan.states, tree), tree)
+    if any(what != "reshaped" for what, *_ in rows):
+        raise misfit_error(rows, "params" if kind == "params" else "state")
+
+
+# From the old tree to the new one
+
+
+class _Unit(NamedTuple):
+    """One parameter as a plan declares it."""
+
+    one: Declared
+    name: str
+
+    @property
+    def specs(self) -> Tree:
+        return entry(self.one.shapes, self.name)
+
+
+def _how(unit: _Unit | None) -> Parametrization | None:
+    return unit.one.what.how if unit is not None and isinstance(unit.one.what, Decomposed) else None
+
+
+def _units(plan: Plan, kind: Kind) -> dict[str, _Unit]:
+    return {join(path, name): _Unit(one, name) for path, one in plan.declared[kind].items() for name in one.what.names}
+
+
+def _carried(
+    kind: Kind, old: Plan, new: Plan, moved: Callable[[str], str | None], tree: Tree, state: Tree
+) -> tuple[dict[str, Any], Report]:
+    """What is kept, by its path in the new net, and the report."""
+    mine, theirs = _units(old, kind), _units(new, kind)
+    paths = [*mine, *_others(tree, mine)]
+    became: dict[str, str] = {}  # from paths in the new net to those in the old
+    kept: dict[str, Any] = {}
+    reshaped: list[Changed] = []
+    converted: list[Changed] = []
+    for path in paths:
+        there, held = moved(path), entry(tree, path)
+        if there is None or there in became or (there not in theirs and not _reads(new, kind, there, held)):
+            continue
+        became[there] = path
+        unit, other = mine.get(path), theirs.get(there)
+        wanted = specs(held) if other is None else other.specs
+        value = _in_form(path, unit, other, tree, state)
+        if not _fits(wanted, value):
+            reshaped.append(Changed(there, specs(held), wanted, path))
+            continue
+        if unit is None or unit.specs != wanted:
+            value = jax.tree.map(_stored_as, value, wanted)
+        if value is not held and (specs(value) != specs(held) or _how(unit) != _how(other)):
+            converted.append(Changed(there, specs(held), specs(value), path))
+        kept[there] = value
+    gone = set(paths) - set(became.values())
+    return kept, Report(
+        kept=tuple(there for there in kept if became[there] == there),
+        moved=tuple(Moved(became[there], there) for there in kept if became[there] != there),
+        fresh=tuple(there for there in theirs if there not in became),
+        dropped=tuple(path for path in paths if path in gone),
+        reshaped=tuple(reshaped),
+        converted=tuple(converted),
+    )
+
+
+def _others(tree: Tree, units: Mapping[str, _Unit]) -> list[str]:
+    """Arrays of children that other inputs than the sample meet."""
+
+    def is_known(path: str) -> bool:
+        names = names_of(path)
+        return any("/".join(names[:i]) in units for i in range(len(names) + 1))
+
+    return [path for path, _ in flat(tree) if not is_known(path)]
+
+
+def _reads(new: Plan, kind: Kind, path: str, held: Tree) -> bool:
+    """Whether the new net may read an entry there for other inputs than the sample."""
+    return not list(new.layer._strangers(kind, nested({path: held}), ""))
+
+
+def _in_form(path: str, old: _Unit | None, new: _Unit | None, tree: Tree, state: Tree) -> Tree:
+    """A parameter in the form that the new net holds it in; as it is where it has another shape there."""
+    held = entry(tree, path)
+    if old is None or new is None or _how(old) == _how(new):
+        return held
+    if isinstance(old.one.what, Decomposed):
+        if differences(old.specs, held):
+            return held
+        held = old.one.what.computed(path, tree, state, old.one.copies)
+    if isinstance(new.one.what, Decomposed):
+        whole = new.one.what.what.shapes
+        if jnp.shape(held) == (*new.one.copies, *whole.shape):
+            return new.one.what.taken_apart(_stored_as(held, whole), new.one.copies)
+    return held
+
+
+def _fits(wanted: Tree, value: Tree) -> bool:
+    """Whether arrays have these shapes, and dtypes of these kinds."""
+    return not differences(wanted, value) and all(
+        a.dtype == b.dtype or any(jnp.issubdtype(a.dtype, k) and jnp.issubdtype(b.dtype, k) for k in _KINDS)
+        for a, b in zip(jax.tree.leaves(wanted), jax.tree.leaves(value), strict=True)
+    )
+
+
+_KINDS = (jnp.floating, jnp.complexfloating)
+
+
+def _stored_as(array: Any, wanted: Any) -> Any:
+    return array if array.dtype == wanted.dtype else jnp.asarray(array).astype(wanted.dtype)
+
+
+def _assembled(new: Plan, kind: Kind, kept: Mapping[str, Any], drawn: Tree) -> Tree:
+    """The new net's tree: what is kept, and what is drawn in all other places."""
+    units = {path: kept[path] if path in kept else entry(drawn, path) for path in _units(new, kind)}
+    return nested({**units, **kept})

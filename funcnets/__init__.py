@@ -25,6 +25,7 @@ from funcnets.compose import compose as compose
 from funcnets.generate import generate as generate
 from funcnets.inspect import capture as capture
 from funcnets.inspect import check as check
+from funcnets.inspect import diff as diff
 from funcnets.inspect import edit as edit
 from funcnets.layer import Layer as Layer
 from funcnets.layers.activation import GLU as GLU

@@ -154,6 +154,8 @@ def _runs(old: _Row, layers: list[tuple[Layer, Layer]], children: list[Place], c
             if not (named and all(alone[i:end])):
                 break
             n += 1
+        if n == 1:
+            return _Run(i, size, n, "")
         return _Run(i, size, n, f"layers_{i}-{i + n * size - 1}" if size > 1 else span(names[i], n))
 
     runs: list[_Run] = []

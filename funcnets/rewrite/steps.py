@@ -17,7 +17,7 @@ from funcnets.layer import Layer
 from funcnets.places import Place, _bare, with_children
 from funcnets.record import Kind
 from funcnets.rewrite.stacking import copies_of, stack
-from funcnets.shapes import Tree, describe, join
+from funcnets.shapes import Tree, describe, is_empty, join
 from funcnets.wrappers import Freeze, Tied
 
 
@@ -100,7 +100,8 @@ def _leading(layer: Layer, moved: frozenset[str]) -> str | None:
 def _moved(place: Place, steps: dict[str, Step], kind: Kind, tree: Tree) -> Tree:
     layer = place.layer
     if not layer._is_wrapper:
-        return {name: steps[name].move(kind, held) if name in steps else held for name, held in tree.items()}
+        moved = {name: steps[name].move(kind, held) if name in steps else held for name, held in tree.items()}
+        return {name: held for name, held in moved.items() if not is_empty(held) or is_empty(tree[name])}
     move = steps[""].move
     n = layer._copies(kind)
     return move(kind, tree) if n is None else stack(move(kind, one) for one in copies_of(tree, n, place.path))

@@ -164,8 +164,8 @@ class Sequential(_Row):
       >>> top
       Sequential(jax.nn.relu, ('head', Dense(10)))
       >>> y = top.apply({"head": params["head"]}, jnp.ones((2, 256)))
-      >>> net.insert(0, fn.Dense(64)).append(jax.nn.log_softmax)
-      Sequential(('dense_1', Dense(64)), Dense(256), jax.nn.relu, ('head', Dense(10)), jax.nn.log_softmax)
+      >>> net.insert(0, fn.Dense(64))
+      Sequential(('dense_1', Dense(64)), Dense(256), jax.nn.relu, ('head', Dense(10)))
     """
 
     def __init__(self, *children: Child, layers: Iterable[Child] = ()) -> None:  # type checkers would make up another

@@ -72,7 +72,7 @@ def roll(net: Layer, params: Tree, *sample: Any, state: Tree = None, **kwargs: A
         tree = trees[kind]
         rows = [] if tree is None else fault_rows(net, kind, differences(declared[kind], tree), tree)
         if rows:
-            raise misfit_error(rows, kind)
+            raise misfit_error(rows, "params" if kind == "params" else "state")
     return result(_rolled(Place("", net), _Calls(plan)), params, state)
 
 

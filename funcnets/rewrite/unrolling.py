@@ -95,7 +95,7 @@ def _check_known(net: Layer, params: Tree, state: Tree) -> None:
     for kind, tree in zip(KINDS, (params, state), strict=True):
         strangers = [] if tree is None else list(net._strangers(kind, tree, ""))
         if strangers:
-            raise misfit_error(unread(strangers, tree), kind)
+            raise misfit_error(unread(strangers, tree), "params" if kind == "params" else "state")
 
 
 # From copies to layers

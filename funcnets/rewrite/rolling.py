@@ -156,7 +156,8 @@ def _runs(old: _Row, layers: list[tuple[Layer, Layer]], children: list[Place], c
             n += 1
         if n == 1:
             return _Run(i, size, n, "")
-        return _Run(i, size, n, f"layers_{i}-{i + n * size - 1}" if size > 1 else span(names[i], n))
+        name = f"layers_{i}-{i + n * size - 1}" if size > 1 else span(names[i], n)
+        return _Run(i, size, 1 if name in uses else n, name)
 
     runs: list[_Run] = []
     i = 0

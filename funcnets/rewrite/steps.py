@@ -42,10 +42,12 @@ class Step(NamedTuple):
 
 
 def stay(layer: Layer) -> Step:
+    """The step that changes nothing."""
     return Step(layer, lambda kind, tree: tree)
 
 
 def result(step: Step, params: Tree, state: Tree) -> Any:
+    """The net after a step, with its trees as far as they are given."""
     params = None if params is None else step.move("params", params)
     return (step.layer, params) if state is None else (step.layer, params, step.move("states", state))
 
@@ -55,10 +57,7 @@ def within(place: Place, step: Callable[[Place], Step], *, strict: bool = False)
     layer = place.layer
     if not isinstance(layer, Composite) or 0 in (layer._copies("params"), layer._copies("states")):
         return stay(layer)
-    own = layer._settings()
-    fields = [where for field, where in layer._members().items() if field in own]
-    held = {i for where in fields for i in ((where,) if isinstance(where, int) else where)}
-    children = place.children()
+    children, held = place.children(), _in_fields(layer)
     steps = [step(child) if i in held else stay(child.layer) for i, child in enumerate(children)]
     names = [name for name, _ in layer._entries()]
     for name, count in Counter(names).items():
@@ -85,6 +84,13 @@ def within(place: Place, step: Callable[[Place], Step], *, strict: bool = False)
         made = with_children(layer, new)
     by_name = dict(reversed(list(zip(names, steps, strict=True))))  # the first layer under a name says what it holds
     return Step(made, lambda kind, tree: _moved(place, by_name, kind, tree), moved)
+
+
+def _in_fields(layer: Layer) -> set[int]:
+    """Which of its children a layer holds in fields, so that others can stand there."""
+    own = layer._settings()
+    fields = [where for field, where in layer._members().items() if field in own]
+    return {i for where in fields for i in ((where,) if isinstance(where, int) else where)}
 
 
 def _leading(layer: Layer, moved: frozenset[str]) -> str | None:

@@ -92,6 +92,7 @@ def written_out(net: Layer, params: Tree, state: Tree) -> tuple[Layer, Tree, Tre
 
 
 def _check_known(net: Layer, params: Tree, state: Tree) -> None:
+    """Raises for entries that nothing in the net can read."""
     for kind, tree in zip(KINDS, (params, state), strict=True):
         strangers = [] if tree is None else list(net._strangers(kind, tree, ""))
         if strangers:
@@ -124,7 +125,7 @@ def _apart(repeat: Repeat, path: str) -> Step:
 
 
 def _spliced(row: Sequential, path: str) -> Step:
-    """A row in which the layers of each run that `_joined` made stand one by one again."""
+    """A row in which the layers of each run that `roll` made stand one by one again."""
     uses = Counter(name for name, _ in row._entries())
     items: list[Item] = []
     runs: dict[str, tuple[int, int, list[str]]] = {}  # by name: where it begins, n, and the names in a group

@@ -221,6 +221,7 @@ def test_runs_roll_and_come_back(net, rolled):
         fn.Sequential(("a_0", BLOCK), ("a_1", BLOCK), jnp.tanh, ("a_0", BLOCK)),
         fn.Sequential(("first", BLOCK), ("second", BLOCK)),
         fn.Sequential(("a_0", BLOCK), ("a_2", BLOCK)),
+        fn.Sequential(("dense_0-1", fn.LayerNorm()), fn.Dense(6), fn.Dense(6)),  # the run's name is taken
         fn.Parallel(BLOCK, BLOCK),
         fn.Freeze(fn.Sequential(("body", fn.Sequential(BLOCK, BLOCK))), but="body/sequential_0/**"),
         fn.tie(fn.Sequential(BLOCK, BLOCK), "sequential_0/dense_0/bias", to="sequential_1/dense_0/bias"),

@@ -173,6 +173,7 @@ ROWS = [
     Row("Repeat", fn.Repeat(block, 3), (floats(4, 3),)),
     Row("Repeat", fn.Repeat(fn.Residual(fn.Dense(3)), 2, scan=False), (floats(4, 3),)),
     Row("Repeat", fn.Repeat(block, 2, shared=True), (floats(4, 3),)),
+    Row("Unrolled", fn.rewrite.Unrolled(block, fn.Residual(fn.Dense(3))), (floats(4, 3),)),
     Row("Scan", fn.Scan(cell), (floats(2, 3), floats(2, 5, 3))),
     Row("Scan", fn.Scan(cell, reverse=True, remat=2, keys="sequence"), (floats(2, 3), floats(2, 5, 3))),
     Row("Streaming", fn.Streaming(fn.Scan(fn.LSTMCell(3))), (floats(2, 5, 3),), streams=True),

@@ -142,7 +142,7 @@ def test_a_layer_is_a_value(row):
     assert again == row.layer
     assert hash(again) == hash(row.layer)
     assert again.apply is row.layer.apply
-    space = {**vars(fn), **vars(catalogue), "jax": jax, "np": np}
+    space = {**vars(fn), **vars(fn.rewrite), **vars(catalogue), "jax": jax, "np": np}
     if row.name not in ("Param", "Constant", "pair"):  # the first two show an array, the last its functions
         assert eval(repr(row.layer), space) == row.layer
     assert not jax.tree.leaves(row.layer)

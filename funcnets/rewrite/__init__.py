@@ -6,3 +6,8 @@ from funcnets.rewrite.initialization import reinit as reinit
 from funcnets.rewrite.initialization import with_init as with_init
 from funcnets.rewrite.migration import Migration as Migration
 from funcnets.rewrite.migration import migrate as migrate
+from funcnets.rewrite.rolling import roll as roll
+from funcnets.rewrite.stacking import stack as stack
+from funcnets.rewrite.stacking import unstack as unstack
+from funcnets.rewrite.unrolling import Unrolled as Unrolled
+from funcnets.rewrite.unrolling import unroll as unroll

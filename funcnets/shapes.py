@@ -197,7 +197,8 @@ def differences(declared: Tree, given: Tree, path: str = "", *, dtypes: bool = F
         return rows
     if not isinstance(declared, dict) and getattr(given, "shape", None) == declared.shape:
         return [Row("retyped", path, declared, given)] if dtypes and given.dtype != declared.dtype else []
-    return [Row("reshaped" if is_array(given) else "replaced", path, declared, given)]
+    reshaped = is_array(given) and not isinstance(declared, dict)
+    return [Row("reshaped" if reshaped else "replaced", path, declared, given)]
 
 
 def table(rows: list[Row]) -> str:

@@ -24,6 +24,8 @@ from funcnets.values import code
 
 # Values
 
+_NUMBERS: tuple[Any, ...] = (bool, int, float, complex)
+
 
 def update(params: Tree, changes: Mapping[Any, Any], *, net: Layer | None = None, keep: bool = True) -> Tree:
     """The tree with other values for the arrays that rules speak of.
@@ -54,7 +56,7 @@ def update(params: Tree, changes: Mapping[Any, Any], *, net: Layer | None = None
     """
     held = arrays(params)
     given = by_rules(held, changes, net)
-    taken = {id(one) for path, one in held.items() if path not in given}
+    taken = set(map(id, held.values()))
     for path, change in given.items():
         old = held[path]
         new = _changed(path, old, change, keep)
@@ -69,9 +71,10 @@ def _changed(path: str, old: Any, change: Any, keep: bool) -> Any:
     if isinstance(old, jax.ShapeDtypeStruct) and not isinstance(change, jax.ShapeDtypeStruct):
         return jax.eval_shape(lambda array: _changed(path, array, change, keep), old)
     new: Any = _called(path, old, change) if callable(change) else change
-    is_number = isinstance(new, (bool, int, float, complex)) and not is_array(new)  # which NumPy's floats are too
-    if new is old or is_number:
-        return _filled(path, old, new) if is_number else new
+    if type(new) in _NUMBERS:
+        return _filled(path, old, new)
+    if new is old:
+        return new
     specs = [isinstance(one, jax.ShapeDtypeStruct) for one in (old, new)]
     if not is_array(new) or specs == [False, True]:
         raise TypeError(

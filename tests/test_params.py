@@ -27,6 +27,7 @@ from funcnets.params import (
     table,
     update,
 )
+from funcnets.values import Value
 
 KEY = jax.random.key(0)
 
@@ -232,7 +233,7 @@ def test_patterns_that_cannot_be_are_refused():
     refuses(
         lambda: labels(params, {fn.Dense: 1}), TypeError, "the class Dense stands for", "give net=, or a pattern of"
     )
-    for wrong in (3, fn.Dense(2), int, None):
+    for wrong in (3, fn.Dense(2), int, None, [["**"]]):
         refuses(
             lambda wrong=wrong: split(params, wrong, net=net), TypeError, "a pattern is a path with * and **, a func"
         )
@@ -270,6 +271,18 @@ def test_values_numbers_and_functions():
     np.testing.assert_array_equal(one(lambda path, w, by=1.0: w + len(path) * by), [12, 12, 12])
     np.testing.assert_array_equal(one(lambda path, w: 4), [4, 4, 4])
     assert one(2).dtype == jnp.float32
+    assert not one(lambda w: jnp.full(3, 2.0)).weak_type
+    assert np.isnan(one(float("nan"))).all()
+    assert (one(-float("inf")) == -np.inf).all()
+
+    class Plus(Value):  # a value's signature is that of its call, not of its constructor
+        first: float
+        second: float
+
+        def __call__(self, w):
+            return w + self.first + self.second
+
+    np.testing.assert_array_equal(one(Plus(1.0, 2.0)), [3, 3, 3])
     assert one(lambda w: w.astype(jnp.bfloat16), keep=False).dtype == jnp.bfloat16
     assert one(jnp.ones((5, 2), jnp.int32), keep=False).shape == (5, 2)
     first = update(params, {"dense_0/*": 1, "**/bias": 2, "**/kernel": 3})  # the first rule that fits
@@ -315,7 +328,14 @@ def test_values_that_do_not_fit_are_refused():
             refuses(
                 put("dense_0/bias", wrong, keep=keep), TypeError, "update: 'dense_0/bias', float32[3], takes an array"
             )
-    for path, number in (("ids", 1.5), ("ids", 200), ("on", 1), ("key", 1), ("dense_0/bias", 1j)):
+    for path, number in (
+        ("ids", 1.5),
+        ("ids", 200),
+        ("on", 1),
+        ("key", 1),
+        ("dense_0/bias", 1j),
+        ("dense_0/bias", 1e39),
+    ):
         refuses(put(path, number), ValueError, f"update: {path!r} is", f"does not hold {number!r}")
     np.testing.assert_array_equal(update(params, {"on": True, "ids": -128})["ids"], [-128, -128])
     refuses(
@@ -323,6 +343,11 @@ def test_values_that_do_not_fit_are_refused():
         TypeError,
         "a function takes (array) or (path, array), but",
         "takes (key, shape, dtype): close over the rest",
+    )
+    refuses(
+        put("dense_0/bias", fn.initializers.Normal(0.1)),  # of key and shape
+        TypeError,
+        "update: for 'dense_0/bias', float32[3]: a function takes (array) or (path, array); Normal(stddev=0.1) was",
     )
     refuses(
         put("dense_0/bias", lambda a, b: a + b),
@@ -381,6 +406,7 @@ def test_rename():
 def test_names_that_would_lose_something_are_refused():
     params = tree()
     to = lambda names: lambda: rename(params, names)  # noqa: E731
+    refuses(to("head"), TypeError, "rename takes a mapping from paths, got 'head': {'old/path': 'new/path'}")
     refuses(to({"dense_1": "x"}), KeyError, "there is no 'dense_1' (did you mean 'dense_0'?)")
     refuses(
         to({"dense_0/bias": "dense_0/kernel"}),
@@ -412,6 +438,7 @@ def test_drop_and_insert():
     refuses(
         lambda: insert(params, {"head/kernel": bias}), ValueError, "insert: 'head/kernel' is not free, for 'head/ker"
     )
+    refuses(lambda: insert(params, bias), TypeError, "insert takes a mapping from paths, got float32[1]: {'path': arr")
     refuses(lambda: insert(params, {"head": {"bias": bias}}), ValueError, "insert: 'head' is not free")
     refuses(lambda: insert(params, {"head/kernel/x": bias}), ValueError, "'head/kernel/x' is not free")
     refuses(lambda: insert(params, {"x": bias, "x/y": bias}), ValueError, "'x/y' is not free, for 'x' is there too")

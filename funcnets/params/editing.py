@@ -9,6 +9,7 @@ that it stands in:
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -88,7 +89,8 @@ def _changed(path: str, old: Any, change: Any, keep: bool) -> Any:
         )
     if isinstance(new, (np.ndarray, np.generic)):  # the caller's own, which may be written into
         return jnp.array(new) if isinstance(old, jax.Array) else np.array(new)
-    return new
+    # a weak type, of what was made of Python numbers, would give way to other dtypes later
+    return jax.lax.convert_element_type(new, new.dtype) if getattr(new, "weak_type", False) else new
 
 
 def _called(path: str, old: Any, function: Callable[..., Any]) -> Any:
@@ -116,7 +118,8 @@ def _filled(path: str, old: Any, number: complex) -> Any:
     elif jnp.issubdtype(dtype, jnp.integer):
         holds = isinstance(number, int) and jnp.iinfo(dtype).min <= number <= jnp.iinfo(dtype).max
     elif jnp.issubdtype(dtype, jnp.floating):
-        holds = not isinstance(number, complex)
+        infinite = number != number or number in (math.inf, -math.inf)
+        holds = not isinstance(number, complex) and (infinite or abs(number) <= float(jnp.finfo(dtype).max))
     else:
         holds = jnp.issubdtype(dtype, jnp.complexfloating)
     if not holds:
@@ -146,6 +149,7 @@ def rename(params: Tree, names: Mapping[str, str]) -> Tree:
       >>> fn.params.rename({"a": {"kernel": 1}, "b": {"kernel": 2}}, {"a": "b", "b/kernel": "c/d"})
       {'b': {'kernel': 1}, 'c': {'d': 2}}
     """
+    _check_mapping("rename", names, "{'old/path': 'new/path'}")
     held = leaves(params)
     moved: dict[str, str] = {}
     for old, new in names.items():
@@ -160,6 +164,11 @@ def rename(params: Tree, names: Mapping[str, str]) -> Tree:
     for old, new in names.items():
         _check_free("rename", new, [*staying, *(other for which, other in names.items() if which != old)])
     return nested({moved.get(path, path): one for path, one in held.items()})
+
+
+def _check_mapping(what: str, given: object, form: str) -> None:
+    if not isinstance(given, Mapping):
+        raise TypeError(f"{what} takes a mapping from paths, got {show(given)}: {form}")
 
 
 def _check_free(what: str, path: str, others: Iterable[str]) -> None:
@@ -214,6 +223,7 @@ def insert(params: Tree, new: Mapping[str, Any]) -> Tree:
       >>> jax.tree.map(jnp.shape, fn.params.insert(params, {"dense_0/bias": jnp.zeros(3)}))
       {'dense_0': {'bias': (3,), 'kernel': (2, 3)}}
     """
+    _check_mapping("insert", new, "{'path': array}")
     held = leaves(params)
     for path, value in new.items():
         added = {join(path, inner): one for inner, one in arrays(value).items()}

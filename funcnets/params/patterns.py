@@ -39,7 +39,10 @@ def selected(paths: Iterable[str], patterns: Patterns, net: Layer | None) -> set
                 raise TypeError(f"rules that select parameters give True or False, got {show(held)}")
         rules: Mapping[Any, bool] = patterns
     else:
-        rules = dict.fromkeys(patterns if isinstance(patterns, (tuple, list)) else [patterns], True)
+        several = patterns if isinstance(patterns, (tuple, list)) else [patterns]
+        for pattern in several:
+            _check(pattern, net)
+        rules = dict.fromkeys(several, True)
     return {path for path, held in by_rules(paths, rules, net).items() if held}
 
 

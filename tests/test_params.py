@@ -369,6 +369,7 @@ def test_specs_and_numpy_arrays():
     }
     spec = jax.ShapeDtypeStruct((9,), jnp.int32)
     assert update(specs, {"bias": spec}, keep=False)["bias"] == spec
+    assert update(specs, {"**": spec}, keep=False) == {"kernel": spec, "bias": spec}
     refuses(lambda: update(specs, {"bias": spec}), ValueError, "is float32[3], got int32[9]")
     refuses(lambda: update(specs, {"bias": jnp.ones(4)}), ValueError, "'bias' is float32[3], got float32[4]")
     wide = {"w": np.arange(3.0)}

@@ -61,7 +61,8 @@ def update(params: Tree, changes: Mapping[Any, Any], *, net: Layer | None = None
     for path, change in given.items():
         old = held[path]
         new = _changed(path, old, change, keep)
-        if new is not old and id(new) in taken:  # one array in two places could not be donated
+        if new is not old and id(new) in taken and not isinstance(new, jax.ShapeDtypeStruct):
+            # one array in two places could not be donated
             new = np.array(new) if isinstance(new, np.ndarray) else jnp.array(new)
         taken.add(id(new))
         held[path] = new

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 import jax
 import numpy as np
@@ -63,6 +63,17 @@ def near(name: object, names: Iterable[str]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
+def aligned(cells: Sequence[tuple[str, ...]], right: int) -> str:
+    """Rows of cells as lines: the head, a rule, the rows, a rule, the total. The last `right` columns hold numbers."""
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    left = len(widths) - right
+    lines = [
+        "  ".join([*map(str.ljust, row[:left], widths), *map(str.rjust, row[left:], widths[left:])]) for row in cells
+    ]
+    rule = "-" * len(lines[0])
+    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+
+
 # Paths
 
 
@@ -77,6 +88,11 @@ def names_of(path: str) -> list[str]:
 def below(path: str, root: str) -> str:
     """The path relative to a root above it."""
     return path[len(root) :].lstrip("/") if root else path
+
+
+def within(path: str, root: str) -> bool:
+    """Whether a path is a root or lies below it."""
+    return not root or f"{path}/".startswith(f"{root}/")
 
 
 def nested(flat: Mapping[str, Any]) -> Tree:
@@ -133,39 +149,68 @@ def flat(tree: Tree, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, tree
 
 
+def mapped(change: Callable[[str, Any], Any], tree: Tree, path: str = "") -> Tree:
+    """Nested dicts of the same names with change(path, value) in the place of each value."""
+    if isinstance(tree, dict):
+        return {name: mapped(change, inner, join(path, name)) for name, inner in tree.items()}
+    return change(path, tree)
+
+
 def check_name(name: object, where: str) -> None:
     """Raises unless name can stand in a path."""
     if not isinstance(name, str) or not name or "/" in name or "." in name:
         raise ValueError(f"{where or 'the net'}: a name is a non-empty string without '/' and '.', got {name!r}")
 
 
-def differences(declared: Tree, given: Tree, path: str = "") -> list[tuple[str, str, str, str]]:
-    """How a tree of arrays differs from the declared one: (what, path, expected, got) a leaf."""
+# Differences
+
+
+class Row(NamedTuple):
+    """One difference between a tree of arrays and the declared one.
+
+    Attributes:
+      what: "missing"; "extra", or "unread" for one that nothing in a net can read; "reshaped"; "retyped"; "replaced",
+        which is an array in the place of a dict, or the reverse.
+      path: Where.
+      declared: What is declared there; ABSENT for nothing.
+      given: What is there.
+    """
+
+    what: str
+    path: str
+    declared: Any
+    given: Any
+
+
+def differences(declared: Tree, given: Tree, path: str = "", *, dtypes: bool = False) -> list[Row]:
+    """How a tree of arrays differs from the declared one, in shapes and, if asked, in dtypes: a row a leaf."""
     if isinstance(declared, dict) and isinstance(given, dict):
-        rows: list[tuple[str, str, str, str]] = []
+        rows: list[Row] = []
         for name in dict.fromkeys([*declared, *given]):
             place = join(path, str(name))
             if name not in given:
-                rows += [("missing", at, show(one), "nothing") for at, one in flat(declared[name], place)]
+                rows += [Row("missing", at, one, ABSENT) for at, one in flat(declared[name], place)]
             elif name not in declared:
-                rows += [("unread", at, "nothing", show(one)) for at, one in flat(given[name], place)]
+                rows += [Row("extra", at, ABSENT, one) for at, one in flat(given[name], place)]
             else:
-                rows += differences(declared[name], given[name], place)
+                rows += differences(declared[name], given[name], place, dtypes=dtypes)
         return rows
     if not isinstance(declared, dict) and getattr(given, "shape", None) == declared.shape:
-        return []
-    return [("reshaped" if is_array(given) else "replaced", path, show(declared), show(given))]
+        return [Row("retyped", path, declared, given)] if dtypes and given.dtype != declared.dtype else []
+    reshaped = is_array(given) and not isinstance(declared, dict)
+    return [Row("reshaped" if reshaped else "replaced", path, declared, given)]
 
 
-def table(rows: list[tuple[str, str, str, str]]) -> str:
+def table(rows: list[Row]) -> str:
     """Differences as the lines of a message."""
-    width = max(len(path) for _, path, _, _ in rows)
+    width = max(len(row.path) for row in rows)
     return "\n".join(
-        f"  {what:<8}  {path or '(all)':<{width}}  expected {want}, got {got}" for what, path, want, got in rows
+        f"  {row.what:<8}  {row.path or '(all)':<{width}}  expected {show(row.declared)}, got {show(row.given)}"
+        for row in rows
     )
 
 
-def misfit_error(rows: list[tuple[str, str, str, str]], what: str = "params") -> ValueError:
+def misfit_error(rows: list[Row], what: str = "params") -> ValueError:
     """The error that lists how a tree differs from what the net declares for these inputs."""
     if what == "params":
         noun, were, are, made = "parameters", "were", "are", "init(key, *sample)"
@@ -178,6 +223,6 @@ def misfit_error(rows: list[tuple[str, str, str, str]], what: str = "params") ->
     )
 
 
-def unread(rows: list[str], tree: Tree) -> list[tuple[str, str, str, str]]:
+def unread(paths: list[str], tree: Tree) -> list[Row]:
     """Rows for entries that nothing in the net can read."""
-    return [("unread", path, "nothing", show(specs(entry(tree, path)))) for path in rows]
+    return [Row("unread", path, ABSENT, specs(entry(tree, path))) for path in paths]

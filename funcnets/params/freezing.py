@@ -1,30 +1,11 @@
-"""Parameters as data: nested plain dicts of arrays, read and written by the paths of `funcnets.rules`."""
+"""Which parameters learn: what `fn.Freeze` in a net says of them, as a function of their paths."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from funcnets.layer import Layer
-from funcnets.rules import matches as matches
-from funcnets.shapes import Tree, flat, names_of
+from funcnets.shapes import names_of
 from funcnets.values import Value
 from funcnets.wrappers import Freeze, Tied
-
-
-def paths(params: Tree) -> list[tuple[str, Any]]:
-    """The arrays of nested dicts with their paths, in the order in which they stand.
-
-    Args:
-      params: Nested dicts of arrays.
-
-    Example:
-      >>> [path for path, _ in fn.params.paths({"dense_0": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}})]
-      ['dense_0/kernel', 'dense_0/bias']
-    """
-    return list(flat(params))
-
-
-# Which parameters learn
 
 
 class Frozen(Value):

@@ -242,7 +242,9 @@ def _others(tree: Tree, units: Mapping[str, _Unit]) -> list[str]:
 
 def _reads(new: Plan, kind: Kind, path: str, held: Tree) -> bool:
     """Whether the new net may read an entry there for other inputs than the sample."""
-    met = any(f"{path}/".startswith(f"{call.path}/") for call in new.calls if call.path and not call.layer._entries())
+    leaves = {call.path for call in new.calls if not call.layer._entries()}  # they have said what they read
+    names = names_of(path)
+    met = any("/".join(names[:i]) in leaves for i in range(len(names) + 1))
     return not met and not list(new.layer._strangers(kind, nested({path: held}), ""))
 
 

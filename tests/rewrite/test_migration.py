@@ -114,6 +114,9 @@ def test_equal_nets_keep_all_and_need_no_draw():
         assert report.kept == ("",)
         assert str(migrate(bare, S(), params, OTHER).report) == "kept       0 as they are\ndropped    (all)"
     assert migrate(S(), S(), {}, OTHER, X).params == {}
+    norm = fn.LayerNorm()
+    params, report = migrate(norm, fn.LayerNorm(use_bias=False), norm.init(KEY, X), OTHER, X)
+    assert list(params) == ["scale"] and (report.kept, report.dropped) == (("scale",), ("bias",))
 
 
 def test_copies_stay_together():

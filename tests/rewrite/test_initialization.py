@@ -146,6 +146,8 @@ def test_several_patterns_and_functions_of_the_path():
     assert all((params[name]["kernel"] == 1).all() for name in ("head", "dense_0"))
     same(with_init(net(), {lambda path: False: Ones()}).init(KEY, X), net().init(KEY, X))
     same(with_init(net(), {}).init(KEY, X), net().init(KEY, X))
+    odd = with_init(fn.Sequential(("a[0]", fn.Dense(2)), ("a0", fn.Bias())), {fn.Dense: Ones()}).init(KEY, X)
+    assert (odd["a[0]"]["kernel"] == 1).all() and (odd["a0"]["bias"] == 0).all()
 
 
 def only_in_training(m, x):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import funcnets as fn
+from funcnets.rewrite import with_init
 
 
 class Row(NamedTuple):
@@ -50,6 +51,10 @@ def scale_init(key, x):
 
 def scale_apply(params, x):
     return x * params["scale"].astype(x.dtype)[None]
+
+
+def wide_init(key, shape, dtype):
+    return 4 * jax.random.normal(key, shape, dtype)  # a power of two: exact, however it is compiled
 
 
 @fn.compose(moe=fn.MixtureOfExperts(3, 4))
@@ -187,6 +192,7 @@ ROWS = [
     Row("Remat", fn.Sequential(fn.Remat(block), fn.Dense(2)), (floats(4, 3),)),
     Row("Cast", fn.Cast(mlp, "bfloat16", output="float32"), (floats(2, 3),)),
     Row("Freeze", fn.Sequential(fn.Freeze(fn.Dense(3)), fn.Dense(2)), (floats(2, 3),)),
+    Row("with_init", with_init(block, {"dense_0/*": wide_init}), (floats(4, 3),)),
     Row("tie", fn.tie(mlp, "out/kernel", to="hidden/kernel", via=jnp.transpose), (floats(2, 3),)),
     Row("compose", mlp, (floats(2, 3),)),
     Row("Parametrized", fn.Parametrized(fn.Dense(3), kernel=fn.WeightNorm()), (floats(2, 4),)),

@@ -165,8 +165,9 @@ def migrate(
 
 def _check(plan: Plan, kind: Kind, tree: Tree) -> None:
     """Raises for a tree of another structure; shapes may be those of another sample."""
-    rows = fault_rows(plan.layer, kind, differences(plan.params if kind == "params" else plan.states, tree), tree)
-    if any(what != "reshaped" for what, *_ in rows):
+    declared = plan.params if kind == "params" else plan.states
+    rows = fault_rows(plan.layer, kind, differences(declared, tree), tree)
+    if any(what != "reshaped" or isinstance(entry(declared, path), dict) for what, path, *_ in rows):
         raise misfit_error(rows, "params" if kind == "params" else "state")
 
 
@@ -241,7 +242,10 @@ def _others(tree: Tree, units: Mapping[str, _Unit]) -> list[str]:
 
 def _reads(new: Plan, kind: Kind, path: str, held: Tree) -> bool:
     """Whether the new net may read an entry there for other inputs than the sample."""
-    return not list(new.layer._strangers(kind, nested({path: held}), ""))
+    leaves = {call.path for call in new.calls if not call.layer._entries()}  # they have said what they read
+    names = names_of(path)
+    met = any("/".join(names[:i]) in leaves for i in range(len(names) + 1))
+    return not met and not list(new.layer._strangers(kind, nested({path: held}), ""))
 
 
 def _in_form(path: str, old: _Unit | None, new: _Unit | None, tree: Tree, state: Tree) -> Tree:

@@ -8,6 +8,7 @@ y = net.apply(params, x)                    # a pure function: jit, grad and vma
 """
 
 from funcnets import initializers as initializers
+from funcnets import inspect as inspect
 from funcnets import params as params
 from funcnets import rewrite as rewrite
 from funcnets import train as train
@@ -21,6 +22,7 @@ from funcnets.compose import Composite as Composite
 from funcnets.compose import Wrapper as Wrapper
 from funcnets.compose import compose as compose
 from funcnets.generate import generate as generate
+from funcnets.inspect.summary import summary as summary
 from funcnets.layer import Layer as Layer
 from funcnets.layers.activation import GLU as GLU
 from funcnets.layers.activation import GatedMLP as GatedMLP

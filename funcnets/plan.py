@@ -23,6 +23,7 @@ from funcnets.record import KINDS, Arrays, Call, Kind, Mark, Recorder, one_copy,
 from funcnets.scope import Explicit, Scope, explain, now, shapes_of
 from funcnets.shapes import (
     Tree,
+    aligned,
     below,
     describe,
     differences,
@@ -30,6 +31,7 @@ from funcnets.shapes import (
     is_empty,
     join,
     nested,
+    short,
     show,
     spec,
     specs,
@@ -46,7 +48,7 @@ class Plan:
     """What a net declares for a sample: its arrays by path, and every layer's call with the shapes that went in and
     out.
 
-    Printed, it is a table of the layers.
+    Printed, it is a table of the leaves; `funcnets.inspect.summary` has more of it, and composites too.
 
     Attributes:
       layer: The net.
@@ -102,16 +104,11 @@ class Plan:
     def __str__(self) -> str:
         total = sum(_count(one.shapes) for one in self.declared["params"].values())
         cells = [("path", "layer", "output", "parameters")]
-        cells += [(path, _short(layer), _short(output), f"{size:,}") for path, layer, output, size in self.rows()]
-        cells += [("total", "", _short(show(self.output)), f"{total:,}")]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        lines = ["  ".join([*map(str.ljust, row[:3], widths), row[3].rjust(widths[3])]) for row in cells]
+        cells += [(path, short(layer, 44), short(output, 44), f"{size:,}") for path, layer, output, size in self.rows()]
+        cells += [("total", "", short(show(self.output), 44), f"{total:,}")]
+        lines = aligned(list(zip(*cells, strict=True)), right={3})
         rule = "-" * len(lines[0])
         return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 44 else f"{text[:41]}..."
 
 
 def _count(shapes: Tree) -> int:

@@ -1,1 +1,4 @@
 """The inside of a net: tables, pictures, activations, and what is wrong."""
+
+from funcnets.inspect.summary import Summary as Summary
+from funcnets.inspect.summary import summary as summary

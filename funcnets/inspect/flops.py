@@ -82,14 +82,14 @@ def net_flops(net: Layer, sample: tuple[Any, ...], kwargs: dict[str, Any]) -> Fl
 # Which parameters learn
 
 
-def _learning(flow: Flow, params: Mapping[str, Declared]) -> dict[str, _Flags]:
-    """For each equation that stands for arrays, by name, which of them take a gradient."""
-    found: dict[str, _Flags] = {}
+def _learning(flow: Flow, params: Mapping[str, Declared]) -> dict[int, _Flags]:
+    """For each equation that stands for arrays, by its id, which of them take a gradient."""
+    found: dict[int, _Flags] = {}
     for box, equation in equations(flow):
         held = flow.held_by(equation)
         if held is None:
             continue
-        found[equation.params["name"]] = tuple(
+        found[id(equation)] = tuple(
             held.kind == "params" and not _is_frozen(flow, box, name)
             for name in _names(held.path, params, len(equation.outvars))
         )
@@ -218,7 +218,7 @@ class _Counter:
 
     def _spread_over(self, equation: Any, inputs: _Flags) -> _Flags:
         if self._flow.held_by(equation) is not None:
-            return self._learning[equation.params["name"]]
+            return self._learning[id(equation)]
         if equation.primitive.name == "stop_gradient":
             return (False,) * len(equation.outvars)
         inside = [one for one in inner(equation, self._flow.box_of(equation)) if one.gives]

@@ -51,7 +51,7 @@ def show(x: Any) -> str:
 
 def short(text: str, most: int) -> str:
     """A text, cut off where it is longer than that."""
-    return text if len(text) <= most else f"{text[: most - 3]}..."
+    return text if len(text) <= most else f"{text[: max(most - 3, 0)]}..."
 
 
 def describe(value: Value) -> str:

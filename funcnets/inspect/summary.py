@@ -9,6 +9,7 @@ from funcnets.inspect.flow import traced
 from funcnets.inspect.rows import Row, rows_of
 from funcnets.inspect.tables import html_table, text_table
 from funcnets.layer import Layer
+from funcnets.shapes import show
 
 
 @dataclass(frozen=True, repr=False)
@@ -55,6 +56,7 @@ def summary(net: Layer, *sample: Any, depth: int | None = None, width: int | Non
       A `Summary`: print it, show it in a notebook, or read its `rows` and `totals`.
 
     Raises:
+      TypeError: Something that is no layer; inputs that the net does not take.
       ValueError: A depth or width that cannot be.
 
     Source: XLA's `cost_analysis` counts the compiled program instead: element-wise work too, no padding, and the body
@@ -75,6 +77,8 @@ def summary(net: Layer, *sample: Any, depth: int | None = None, width: int | Non
       >>> table.totals.parameters, table.rows[0].flops
       (7946, 20480)
     """
+    if not isinstance(net, Layer):
+        raise TypeError(f"summary takes a net and its sample inputs, got {show(net)}: fn.Sequential(f) for a function")
     for name, held, least in (("depth", depth, 1), ("width", width, 20)):
         if held is not None and (type(held) is not int or held < least):
             raise ValueError(f"summary takes {name} as None or a whole number, at least {least}, got {held!r}")

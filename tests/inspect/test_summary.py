@@ -311,6 +311,20 @@ def test_depth_and_width_are_whole_numbers(wrong):
         fn.summary(fn.Dense(3), X, **wrong)
 
 
+def test_something_else_than_a_net_is_refused():
+    for wrong in ("net", jnp.tanh, fn.Dense(3).init):
+        with pytest.raises(TypeError, match="summary takes a net and its sample inputs, got .* for a function"):
+            fn.summary(wrong, X)
+
+
+def test_long_marks_and_short_lines_go_together():
+    net = composed(lambda m, x: m.d(m.d(m.d(x))), d=fn.Repeat(fn.Dense(3, use_bias=False), 1000))
+    table = fn.summary(fn.Sequential(net), X)
+    assert table.rows[-1].marks == " ×1000 (tied, 2 calls)"
+    for width in range(20, 120):
+        assert max(map(len, str(dataclasses.replace(table, width=width)).splitlines())) <= width
+
+
 def test_the_mode_is_no_input():
     with pytest.raises(TypeError, match="not train"):
         fn.summary(fn.Dense(3), X, train=True)

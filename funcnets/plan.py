@@ -32,6 +32,7 @@ from funcnets.shapes import (
     is_empty,
     join,
     nested,
+    short,
     show,
     spec,
     specs,
@@ -49,7 +50,7 @@ class Plan:
     """What a net declares for a sample: its arrays by path, and every layer's call with the shapes that went in and
     out.
 
-    Printed, it is a table of the layers.
+    Printed, it is a table of the leaves; `funcnets.inspect.summary` has more of it, and composites too.
 
     Attributes:
       layer: The net.
@@ -105,13 +106,17 @@ class Plan:
     def __str__(self) -> str:
         total = sum(_count(one.shapes) for one in self.declared["params"].values())
         cells = [("path", "layer", "output", "parameters")]
+<<<<<<< HEAD
         cells += [(path, _short(layer), _short(output), f"{size:,}") for path, layer, output, size in self.rows()]
         cells += [("total", "", _short(show(self.output)), f"{total:,}")]
         return aligned(cells, right=1)
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 44 else f"{text[:41]}..."
+=======
+        cells += [(path, short(layer, 44), short(output, 44), f"{size:,}") for path, layer, output, size in self.rows()]
+        cells += [("total", "", short(show(self.output), 44), f"{total:,}")]
+        lines = aligned(list(zip(*cells, strict=True)), right={3})
+        rule = "-" * len(lines[0])
+        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+>>>>>>> w-summary
 
 
 def _count(shapes: Tree) -> int:

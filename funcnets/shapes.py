@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import difflib
+<<<<<<< HEAD
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
+=======
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final
+>>>>>>> w-summary
 
 import jax
 import numpy as np
@@ -46,15 +51,19 @@ def show(x: Any) -> str:
     if isinstance(x, (tuple, list)):
         inside = ", ".join(map(show, x))
         return f"({inside})" if isinstance(x, tuple) else f"[{inside}]"
-    text = repr(x)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return short(repr(x), 60)
+
+
+def short(text: str, most: int) -> str:
+    """A text, cut off where it is longer than that."""
+    return text if len(text) <= most else f"{text[: max(most - 3, 0)]}..."
 
 
 def describe(value: Value) -> str:
     """A value's code on one line, and where it was built."""
     text = " ".join(repr(value).split())
     place = created_at(value)
-    return (text if len(text) <= 100 else f"{text[:97]}...") + (f" (built at {place})" if place else "")
+    return short(text, 100) + (f" (built at {place})" if place else "")
 
 
 def near(name: object, names: Iterable[str]) -> str:
@@ -201,7 +210,21 @@ def differences(declared: Tree, given: Tree, path: str = "", *, dtypes: bool = F
     return [Row("reshaped" if reshaped else "replaced", path, declared, given)]
 
 
+<<<<<<< HEAD
 def table(rows: list[Row]) -> str:
+=======
+def aligned(columns: Sequence[Sequence[str]], right: Collection[int]) -> list[str]:
+    """The lines of a table of columns, of which some stand to the right."""
+    widths = [max(map(len, column)) for column in columns]
+    padded = [
+        [cell.rjust(width) if i in right else cell.ljust(width) for cell in column]
+        for i, (column, width) in enumerate(zip(columns, widths, strict=True))
+    ]
+    return ["  ".join(line) for line in zip(*padded, strict=True)]
+
+
+def table(rows: list[tuple[str, str, str, str]]) -> str:
+>>>>>>> w-summary
     """Differences as the lines of a message."""
     width = max(len(row.path) for row in rows)
     return "\n".join(

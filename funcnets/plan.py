@@ -24,7 +24,6 @@ from funcnets.scope import Explicit, Scope, explain, now, shapes_of
 from funcnets.shapes import (
     Row,
     Tree,
-    aligned,
     below,
     describe,
     differences,
@@ -32,6 +31,7 @@ from funcnets.shapes import (
     is_empty,
     join,
     nested,
+    ruled,
     short,
     show,
     spec,
@@ -106,17 +106,9 @@ class Plan:
     def __str__(self) -> str:
         total = sum(_count(one.shapes) for one in self.declared["params"].values())
         cells = [("path", "layer", "output", "parameters")]
-<<<<<<< HEAD
-        cells += [(path, _short(layer), _short(output), f"{size:,}") for path, layer, output, size in self.rows()]
-        cells += [("total", "", _short(show(self.output)), f"{total:,}")]
-        return aligned(cells, right=1)
-=======
         cells += [(path, short(layer, 44), short(output, 44), f"{size:,}") for path, layer, output, size in self.rows()]
         cells += [("total", "", short(show(self.output), 44), f"{total:,}")]
-        lines = aligned(list(zip(*cells, strict=True)), right={3})
-        rule = "-" * len(lines[0])
-        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
->>>>>>> w-summary
+        return ruled(cells, right=1)
 
 
 def _count(shapes: Tree) -> int:

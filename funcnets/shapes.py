@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import difflib
-<<<<<<< HEAD
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
-=======
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final
->>>>>>> w-summary
 
 import jax
 import numpy as np
@@ -72,15 +67,22 @@ def near(name: object, names: Iterable[str]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
-def aligned(cells: Sequence[tuple[str, ...]], right: int) -> str:
-    """Rows of cells as lines: the head, a rule, the rows, a rule, the total. The last `right` columns hold numbers."""
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    left = len(widths) - right
-    lines = [
-        "  ".join([*map(str.ljust, row[:left], widths), *map(str.rjust, row[left:], widths[left:])]) for row in cells
+def aligned(columns: Sequence[Sequence[str]], right: Collection[int]) -> list[str]:
+    """The lines of a table of columns, of which some stand to the right."""
+    widths = [max(map(len, column)) for column in columns]
+    padded = [
+        [cell.rjust(width) if i in right else cell.ljust(width) for cell in column]
+        for i, (column, width) in enumerate(zip(columns, widths, strict=True))
     ]
-    rule = "-" * len(lines[0])
-    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+    return ["  ".join(line) for line in zip(*padded, strict=True)]
+
+
+def ruled(cells: Sequence[Sequence[str]], right: int) -> str:
+    """A table of rows: the head, a rule, the rows, a rule, the total. The last `right` columns hold numbers."""
+    columns = list(zip(*cells, strict=True))
+    head, *rows, total = aligned(columns, range(len(columns) - right, len(columns)))
+    rule = "-" * len(head)
+    return "\n".join([head, rule, *rows, rule, total])
 
 
 # Paths
@@ -210,21 +212,7 @@ def differences(declared: Tree, given: Tree, path: str = "", *, dtypes: bool = F
     return [Row("reshaped" if reshaped else "replaced", path, declared, given)]
 
 
-<<<<<<< HEAD
 def table(rows: list[Row]) -> str:
-=======
-def aligned(columns: Sequence[Sequence[str]], right: Collection[int]) -> list[str]:
-    """The lines of a table of columns, of which some stand to the right."""
-    widths = [max(map(len, column)) for column in columns]
-    padded = [
-        [cell.rjust(width) if i in right else cell.ljust(width) for cell in column]
-        for i, (column, width) in enumerate(zip(columns, widths, strict=True))
-    ]
-    return ["  ".join(line) for line in zip(*padded, strict=True)]
-
-
-def table(rows: list[tuple[str, str, str, str]]) -> str:
->>>>>>> w-summary
     """Differences as the lines of a message."""
     width = max(len(row.path) for row in rows)
     return "\n".join(

@@ -4,8 +4,6 @@ from funcnets.inspect.capture import capture as capture
 from funcnets.inspect.difference import diff as diff
 from funcnets.inspect.editing import edit as edit
 from funcnets.inspect.health import check as check
-"""The inside of a net: tables, pictures, activations, and what is wrong."""
-
 from funcnets.inspect.rows import Row as Row
 from funcnets.inspect.summary import Summary as Summary
 from funcnets.inspect.summary import summary as summary

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from funcnets.shapes import ABSENT, Tree, aligned, entry, flat, is_array, join, names_of, near, show
+from funcnets.shapes import ABSENT, Tree, entry, flat, is_array, join, names_of, near, ruled, show
 
 
 def paths(params: Tree) -> list[tuple[str, Any]]:
@@ -165,7 +165,7 @@ class Table:
         return [head, *body, ("total", "", "", f"{self.elements:,}", f"{self.nbytes:,}")]
 
     def __repr__(self) -> str:
-        return aligned(self._cells(), right=2)
+        return ruled(self._cells(), right=2)
 
     def _repr_html_(self) -> str:
         head, *body = self._cells()

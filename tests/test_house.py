@@ -18,7 +18,8 @@ PACKAGE = pathlib.Path(fn.__file__).parent
 FLOORS = [
     "values", "shapes", "params", "random", "initializers", "record", "scope",
     "signatures", "bound", "plan", "layer", "leaves", "compose", "rewrite",
-    "combinators", "scan", "wrappers", "loops", "layers", "parametrization", "generate", "train", "checkpoint",
+    "combinators", "gated", "masks", "scan", "wrappers", "loops", "layers", "parametrization", "generate", "train",
+    "checkpoint",
 ]  # fmt: skip
 
 

@@ -5,6 +5,8 @@ arrays, so that one matrix product serves them all. An initialiser draws each ga
 array of its own; a tuple of them gives one for each gate, in the order that the cell names:
 
     fn.LSTMCell(8, bias_init=(Zeros(), Ones(), Zeros(), Zeros()))        # i f g o: the forget gate begins open
+
+All but the MGU, whose gate acts on h before a product, are a `GatedCell`: parameters act on the gates alone.
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ def same(a, b, tolerance=1e-6):
     ids=lambda value: type(value).__name__,
 )
 def test_the_same_as_the_plain_loop(cell, xs):
-    cases = [({}, {}), ({"reverse": True}, MASKS), ({"unroll": 2}, MASKS)]
+    cases = [({}, {}), ({"reverse": True, "unroll": 2}, MASKS)]
     for settings, masks in cases:
         net, plain = (fn.Scan(one, return_carry=True, **settings) for one in (cell, Plain(cell)))
         params = net.init(jax.random.key(0), xs)

@@ -195,6 +195,10 @@ class Wrapper(Composite):
             raise TypeError(f"{owner} is a wrapper, which has one child, and got {len(layers)}; subclass fn.Composite")
         self._set_children([("", as_layer(getattr(self, name)))], {name: 0})
 
+    def holds(self, path: str) -> bool:
+        """Whether the child's parameter at this path takes no gradient here."""
+        return False
+
     def _outline(self, scope: Scope, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return self.outline(Bound(scope), *inputs, **kwargs)
 

@@ -19,7 +19,7 @@ FLOORS = [
     "values", "shapes", "rules", "random", "initializers", "record", "scope",
     "signatures", "bound", "plan", "layer", "leaves", "compose", "places",
     "combinators", "scan", "wrappers", "params", "loops", "layers",
-    "parametrization", "rewrite", "generate", "train", "checkpoint",
+    "parametrization", "parametrizations", "rewrite", "generate", "train", "checkpoint",
 ]  # fmt: skip
 
 

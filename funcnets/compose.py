@@ -174,6 +174,7 @@ class Wrapper(Composite):
     - `_seen(tree)`: the child sees its parameters so, array by array; any part of them is given.
     - `_lift(kind, arrays)` and `_view(params)`, each the other's inverse: it declares and holds other arrays than the
       child, whose parameters are a function of them all.
+    - `holds(path)`: the child's parameter at this path takes no gradient.
     """
 
     _is_wrapper: ClassVar[bool] = True

@@ -103,6 +103,7 @@ def _draws(kind: type[Parametrization]) -> bool:
     return wants_of(kind.decompose, skip=1).key
 
 
+@functools.cache
 def _key_spec() -> Any:
     return jax.eval_shape(lambda: jax.random.key(0))
 
@@ -184,7 +185,14 @@ class Parametrized(Wrapper):
                     f"{describe(self.body)} has no parameter {name!r}{near(name, declared)}; it has "
                     f"{', '.join(declared) or 'none'} for these inputs"
                 )
-        return {name: declared[name].shapes for name, _ in self.by}
+        targets = {name: declared[name].shapes for name, _ in self.by}
+        for name, shapes in targets.items():
+            if isinstance(shapes, dict):
+                raise ValueError(
+                    f"{describe(self.body)}: {name or 'its parameters'} is no single array but {show(shapes)}, which "
+                    "its init makes as a whole: write it as an fn.Layer, whose params declare each array"
+                )
+        return targets
 
     def outline(self, m: Any, *inputs: Any, **kwargs: Any) -> Any:
         targets = self._targets(inputs, kwargs)

@@ -230,6 +230,9 @@ def test_parametrisations_that_cannot_be():
     tied = fn.tie(fn.Sequential(("a", fn.Dense(4)), ("b", fn.Dense(4))), "b/kernel", to="a/kernel")
     with pytest.raises(ValueError, match="tie: 'a/kernel' is no single array but"):
         fn.parametrize(tied, {"a/kernel": fn.WeightNorm()}, X).init(KEY, X)
+    whole = fn.Sequential(fn.pair(lambda key, x: {"w": jnp.ones(4)}, lambda p, x: x * p["w"][None]))
+    with pytest.raises(ValueError, match=r"its parameters is no single array but .*w.: float32.*, which its init"):
+        fn.parametrize(whole, {"**": fn.WeightNorm()}, X).init(KEY, X)
     shared = fn.Sequential(("embed", fn.Embedding(7, 3)), jnp.tanh, ("embed", fn.Unembed()))
     with pytest.raises(ValueError, match=r"embed: Embedding\(7, 3\) and Unembed\(\) share these parameters by name"):
         fn.parametrize(shared, {"embed/table": fn.WeightNorm()}, jnp.zeros((2, 4), int))

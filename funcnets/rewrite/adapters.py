@@ -150,7 +150,8 @@ def merge_lora(net: Layer, params: Tree, *sample: Any, **kwargs: Any) -> tuple[L
       *sample: Inputs of the net, or their specs.
 
     Returns:
-      (net, params). Other parametrisations and Freezes stay.
+      (net, params). Other parametrisations and Freezes stay. A net that made its layers itself and was given others to
+      be adapted, as `fn.MLP`, stays the row that it became.
 
     Raises:
       ValueError: Parameters that are not the net's.

@@ -249,6 +249,15 @@ def test_other_parametrisations_stay():
     assert merge_lora(net, params, X) == (net, params)
 
 
+def test_a_net_that_makes_its_layers_stays_a_row_of_them():
+    net = fn.Sequential(fn.MLP(4, 3), fn.Dense(2))
+    params = net.init(KEY, X)
+    plain, merged = merge_lora(*lora(net, {"**/kernel": 2}, params, NEW, X), X)
+    assert isinstance(plain[0], fn.Sequential)
+    same_bits(merged, params)
+    same_bits(plain.apply(merged, X), net.apply(params, X))
+
+
 def test_on_shapes_alone():
     params = GPT.init(KEY, TOKENS)
     adapted, new = lora(GPT, {"**/kernel": 2}, params, NEW, TOKENS)

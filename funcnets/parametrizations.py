@@ -171,6 +171,7 @@ class Orthogonal(Parametrization):
         wide = base.shape[0] < base.shape[1]
         if wide:
             base, generator = base.T, generator.T
+        base = base * (math.sqrt(base.shape[1]) / jnp.linalg.norm(base))  # weight decay may have shrunk it
         product = generator @ base.T / 2  # (n, n), n the longer side
         skew = product - product.T
         q = jnp.linalg.solve(jnp.eye(len(skew), dtype=skew.dtype) - skew, base + skew @ base)

@@ -153,6 +153,20 @@ def test_orthogonal_stays_so_in_training_and_can_get_anywhere():
     assert loss(params)[0] < 1e-3 * first
 
 
+def test_orthogonal_stays_so_where_an_optimiser_decays_all_that_it_is_given():
+    net, x = fn.Parametrized(fn.Dense(3), kernel=fn.Orthogonal()), floats(2, 5)
+    params, optimizer = net.init(KEY, x), optax.adamw(1e-1, weight_decay=1.0)
+    state = optimizer.init(params)
+    grad = jax.jit(jax.grad(lambda params: jnp.square(net.apply(params, x) - 1).sum()))
+    for _ in range(10):
+        with jax.numpy_dtype_promotion("standard"):
+            updates, state = optimizer.update(grad(params), state, params)
+            params = optax.apply_updates(params, updates)
+    assert jnp.linalg.norm(params["kernel"]["base"]) < 1
+    kernel = fn.bake(net, params, x)[1]["kernel"]
+    np.testing.assert_allclose(kernel.T @ kernel, np.eye(3), atol=1e-5)
+
+
 def test_orthogonal_of_what_has_no_polar_factor_and_of_nothing():
     base = fn.Orthogonal().decompose(jnp.zeros((4, 3)))["base"]
     np.testing.assert_allclose(base.T @ base, np.eye(3), atol=1e-6)

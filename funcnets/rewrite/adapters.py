@@ -78,7 +78,7 @@ def lora(
     Args:
       net: The net.
       rules: From patterns of parameter paths, such as "**/kernel", to ranks or `fn.LoRA`s.
-      params: Its parameters; they are taken over as they are.
+      params: Its parameters, of which the new ones are made; a step that reuses the buffers of these consumes both.
       key: From which each `down` is drawn, by its path.
       *sample: Inputs of the net, or their specs.
 
@@ -151,7 +151,8 @@ def merge_lora(net: Layer, params: Tree, *sample: Any, **kwargs: Any) -> tuple[L
 
     Returns:
       (net, params). Other parametrisations and Freezes stay. A net that made its layers itself and was given others to
-      be adapted, as `fn.MLP`, stays the row that it became.
+      be adapted, as `fn.MLP`, stays the row that it became, and a layer that was written out although its field makes
+      the same by default comes back as that default.
 
     Raises:
       ValueError: Parameters that are not the net's.

@@ -19,6 +19,7 @@ class Row(NamedTuple):
     batched: bool = True  # whether the first axis of every input counts examples that do not see each other
     out_axis: int = 0  # where the outputs have that axis
     streams: bool = False  # whether evaluation moves the state on, as a carry does
+    multiplies: bool = False  # whether initial values are products of matrices themselves
 
 
 def floats(*shape: int, seed: int = 0) -> np.ndarray:
@@ -197,6 +198,10 @@ ROWS = [
     Row("compose", mlp, (floats(2, 3),)),
     Row("Parametrized", fn.Parametrized(fn.Dense(3), kernel=fn.WeightNorm()), (floats(2, 4),)),
     Row("Parametrized", fn.Parametrized(fn.Dense(3), kernel=fn.SpectralNorm()), (floats(2, 4),)),
+    Row("Parametrized", fn.Parametrized(fn.Conv(3, 2), kernel=fn.Orthogonal()), (floats(2, 5, 4),), multiplies=True),
+    Row("Parametrized", fn.Parametrized(fn.Dense(3), kernel=fn.Masked(0.5)), (floats(2, 4),)),
+    Row("Parametrized", fn.Parametrized(fn.Dense(3), kernel=fn.LowRank(2)), (floats(2, 4),)),
+    Row("Parametrized", fn.Parametrized(fn.Dense(3), kernel=fn.LoRA(2, alpha=3.0)), (floats(2, 4),)),
     Row("Param", weighted, (floats(2, 3),)),
     Row("Constant", weighted, (floats(2, 3),)),
     Row("pair", fn.pair(scale_init, scale_apply), (floats(2, 3),)),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from funcnets.compose import Wrapper
 from funcnets.layer import Layer
 from funcnets.shapes import names_of
 from funcnets.values import Value
-from funcnets.wrappers import Freeze, Tied
+from funcnets.wrappers import Tied
 
 
 class Frozen(Value):
@@ -23,7 +24,8 @@ class Frozen(Value):
 
 
 def frozen(net: Layer) -> Frozen:
-    """A function of paths: whether the parameter there takes no gradient, as `fn.Freeze` in the net says.
+    """A function of paths: whether the parameter there takes no gradient, as `fn.Freeze` in the net says, or a
+    parametrisation of what it holds.
 
     It stands in a pattern's place. An array that several layers read is frozen if all of them are.
 
@@ -40,7 +42,7 @@ def frozen(net: Layer) -> Frozen:
 
 def _is_frozen(layer: Layer, names: list[str]) -> bool:
     path = "/".join(names)
-    if isinstance(layer, Freeze) and layer.holds(path):
+    if isinstance(layer, Wrapper) and layer.holds(path):
         return True
     if isinstance(layer, Tied) and path == layer.to and not _is_frozen(layer, names_of(layer.target)):
         return False

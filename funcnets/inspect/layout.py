@@ -1,0 +1,388 @@
+"""Where everything in a picture stands: frames are laid out from the inside, each as an item of the one around it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable
+from typing import NamedTuple
+
+from funcnets.inspect.graph import Edge, Graph, Node
+from funcnets.inspect.layered import Item, Link, Places, Point, layered
+
+TITLE, SMALL = 13.0, 11.0  # sizes of letters
+_PAD, _HEAD, _FOOT = 14.0, 34.0, 14.0  # the room in a frame: at its sides, at its top, below
+_MARGIN = 18.0
+_BOX_HEIGHTS = (30.0, 44.0)  # of one line, of two
+_PILL = 22.0
+_WRITTEN = 18.0  # the room that a shape takes on an edge
+
+
+class Rectangle(NamedTuple):
+    """A node's place: the top left corner and the size."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+
+
+class Text(NamedTuple):
+    """A piece of writing.
+
+    Attributes:
+      text: What it says.
+      x, y: The middle of the line at its anchor.
+      size: The size of its letters.
+      anchor: "start", "middle" or "end".
+      role: What it is: "title", "name", "shape", "badge", "tie", "head", "kind".
+      upright: Whether it runs from the bottom to the top.
+    """
+
+    text: str
+    x: float
+    y: float
+    size: float
+    anchor: str = "middle"
+    role: str = "title"
+    upright: bool = False
+
+    @property
+    def bounds(self) -> Rectangle:
+        """The room that it takes."""
+        width, height = text_width(self.text, self.size), self.size * 1.2
+        if self.upright:
+            return Rectangle(self.x - height / 2, self.y - width / 2, height, width)
+        left = self.x - {"start": 0.0, "middle": width / 2, "end": width}[self.anchor]
+        return Rectangle(left, self.y - height / 2, width, height)
+
+
+class Wire(NamedTuple):
+    """A line: the points that it runs through, whether it ends in an arrow, and enters from a side."""
+
+    points: tuple[Point, ...]
+    arrow: bool
+    side: bool
+    tie: bool = False
+
+
+class Layout(NamedTuple):
+    """A picture, as places."""
+
+    width: float
+    height: float
+    places: dict[int, Rectangle]
+    wires: list[Wire]
+    texts: list[Text]
+    attached: frozenset[int]  # functions that are drawn as the foot of the node they follow
+
+
+_NARROW, _WIDE = frozenset("ijl|.,:;'!()[] tfrI"), frozenset("mwMW@%→")
+
+
+def text_width(text: str, size: float) -> float:
+    """About how wide a text is, rather too wide than too narrow: the fonts of viewers differ."""
+    units = sum(
+        0.42 if c in _NARROW else 0.95 if c in _WIDE else 0.74 if c.isupper() else 0.84 if c in "×+−÷…" else 0.63
+        for c in text
+    )
+    return units * size
+
+
+def lay_out(graph: Graph) -> Layout:
+    """The places of a graph's nodes, lines and labels."""
+    return _Layout(graph).layout()
+
+
+class _Line(NamedTuple):
+    """A part of an edge, inside of one frame."""
+
+    source: Hashable  # a node, or ("in", key): where it enters the frame
+    target: Hashable  # a node, or ("out", key)
+    key: int  # the node that the data come from
+
+
+class _Laid(NamedTuple):
+    """A frame laid out with its top left corner at (0, 0)."""
+
+    width: float
+    height: float
+    enter: dict[Hashable, float]  # where lines enter, from the middle
+    leave: dict[Hashable, float]
+    middles: dict[int, Point]
+    wires: list[Wire]
+    texts: list[Text]
+
+
+class _Layout:
+    def __init__(self, graph: Graph) -> None:
+        self.nodes = {node.number: node for node in graph.nodes}
+        self.data = [edge for edge in graph.edges if edge.tied is None]
+        self.ties = [edge for edge in graph.edges if edge.tied is not None]
+        self.foot = _feet(self.nodes, self.data)
+        self.lines: dict[int | None, dict[_Line, None]] = defaultdict(dict)
+        self.starts: dict[tuple[int | None, _Line], str] = {}
+        self.ends: dict[tuple[int | None, _Line], str] = {}
+        for edge in self.data:
+            self._split(edge)
+        self.children: dict[int | None, list[int]] = defaultdict(list)
+        for node in graph.nodes:
+            if node.number not in self.foot:
+                self.children[node.frame].append(node.number)
+        self.places: dict[int, Rectangle] = {}
+        self.wires: list[Wire] = []
+        self.texts: list[Text] = []
+
+    # Edges as lines inside of frames
+
+    def _split(self, edge: Edge) -> None:
+        source, target = self.foot.get(edge.source, edge.source), edge.target
+        if target in self.foot:
+            return
+        above, below = self._frames(source), self._frames(target)
+        shared = next(frame for frame in above if frame in below)
+        leaving, arriving = _written(edge.leaving), _written(edge.arriving)
+        steps: list[tuple[int | None, _Line]] = []
+        here = source
+        for frame in above[: above.index(shared)]:
+            steps.append((frame, _Line(here, ("out", source), source)))
+            here = frame if frame is not None else here
+        inner: list[tuple[int | None, _Line]] = []
+        there = target
+        for frame in below[: below.index(shared)]:
+            inner.insert(0, (frame, _Line(("in", source), there, source)))
+            there = frame if frame is not None else there
+        middle = (shared, _Line(here, there, source))
+        for frame, line in (*steps, middle, *inner):
+            self.lines[frame][line] = None
+        self.starts[middle] = arriving if steps and leaving != arriving and not inner else leaving
+        if steps and leaving != arriving:
+            self.starts[steps[0]] = leaving
+        if leaving != arriving and (inner or not steps):
+            self.ends[(*steps, middle, *inner)[-1]] = arriving
+
+    def _frames(self, number: int) -> list[int | None]:
+        """The frames around a node, from the inside."""
+        frames: list[int | None] = [self.nodes[number].frame]
+        while frames[-1] is not None:
+            frames.append(self.nodes[frames[-1]].frame)
+        return frames
+
+    # Frames, from the inside
+
+    def layout(self) -> Layout:
+        whole = self._laid(None)
+        self._put(None, whole, 0.0, 0.0)
+        self._draw_ties()
+        boxes = [*self.places.values(), *(text.bounds for text in self.texts)]
+        points = [point for wire in self.wires for point in wire.points]
+        left = min([box.x for box in boxes] + [x for x, _ in points], default=0.0) - _MARGIN
+        top = min([box.y for box in boxes], default=0.0) - _MARGIN
+        right = max([box.x + box.width for box in boxes] + [x for x, _ in points], default=0.0) + _MARGIN
+        bottom = max([box.y + box.height for box in boxes], default=0.0) + _MARGIN
+        places = {n: box._replace(x=box.x - left, y=box.y - top) for n, box in self.places.items()}
+        wires = [_moved(wire, -left, -top) for wire in self.wires]
+        texts = [text._replace(x=text.x - left, y=text.y - top) for text in self.texts]
+        return Layout(right - left, bottom - top, places, wires, texts, frozenset(self.foot))
+
+    def _laid(self, frame: int | None) -> _Laid:
+        numbers, lines = self.children[frame], list(self.lines[frame])
+        inside = {n: self._laid(n) for n in numbers if self.nodes[n].kind == "frame"}
+        self.inside = {**getattr(self, "inside", {}), **inside}
+        width = max((self._natural(n) for n in numbers if self.nodes[n].kind == "layer"), default=0.0)
+        ends = dict.fromkeys(end for line in lines for end in (line.source, line.target) if isinstance(end, tuple))
+        names: list[Hashable] = [*numbers, *ends]
+        index = {name: i for i, name in enumerate(names)}
+        items = [self._item(frame, name, inside, width, lines) for name in names]
+        links = [self._link(frame, line, index) for line in lines]
+        placed = layered(items, links)
+        return self._framed(frame, names, items, lines, placed)
+
+    def _item(
+        self, frame: int | None, name: Hashable, inside: dict[int, _Laid], width: float, lines: list[_Line]
+    ) -> Item:
+        if isinstance(name, tuple):
+            return Item(0.0, 0.0, row="first" if name[0] == "in" else "last")
+        node = self.nodes[name]  # pyright: ignore[reportArgumentType]
+        shapes = [self.starts.get((frame, line), "") for line in lines if line.source == name]
+        margin = max((text_width(shape, SMALL) / 2 for shape in shapes), default=0.0)
+        if node.number in inside:
+            laid = inside[node.number]
+            return Item(laid.width, laid.height, margin, laid.enter, laid.leave)
+        size = self._size(node, width)
+        row = {"input": "first", "output": "last"}.get(node.kind, "")
+        return Item(*size, margin, row=row, round=node.kind == "operation")
+
+    def _link(self, frame: int | None, line: _Line, index: dict[Hashable, int]) -> Link:
+        above = _WRITTEN if (frame, line) in self.starts else 0.0
+        below = _WRITTEN if (frame, line) in self.ends else 0.0
+        return Link(index[line.source], index[line.target], line.key, above, below)
+
+    def _natural(self, number: int) -> float:
+        """How wide a node's writing makes it."""
+        title, name = lines_of(self.nodes[number])
+        feet = [self.nodes[n].label for n, of in self.foot.items() if of == number]
+        badge = text_width(self.nodes[number].badge, SMALL) + 22 if self.nodes[number].badge else 0.0
+        wide = max([text_width(title, TITLE), text_width(name, SMALL), *(text_width(f, SMALL) for f in feet)])
+        return max(wide + 24, badge, 104.0)
+
+    def _size(self, node: Node, width: float) -> tuple[float, float]:
+        if node.kind == "layer":
+            feet = sum(of == node.number for of in self.foot.values())
+            badge = 8.0 if node.badge else 0.0
+            return width, _BOX_HEIGHTS[bool(lines_of(node)[1])] + feet * _PILL + badge
+        if node.kind == "operation" and len(node.label) == 1:
+            return 24.0, 24.0
+        title, name = lines_of(node)
+        tall = 38.0 if name else 26.0 if node.kind in ("input", "output") else _PILL + 2
+        return max(text_width(title, TITLE), text_width(name, SMALL)) + 24, tall
+
+    def _framed(
+        self, frame: int | None, names: list[Hashable], items: list[Item], lines: list[_Line], placed: Places
+    ) -> _Laid:
+        """A level with the room around it, its first corner at (0, 0)."""
+        middles = dict(zip(names, placed.middles, strict=True))
+        writing = self._shapes(frame, lines, placed)
+        rooms = [(x - max(i.width / 2, 0), x + i.width / 2) for i, (x, _) in zip(items, placed.middles, strict=True)]
+        rooms += [(t.bounds.x, t.bounds.x + t.bounds.width) for t in writing]
+        rooms += [(x, x) for path in placed.paths for x, _ in path]
+        left, right = min((a for a, _ in rooms), default=0.0), max((b for _, b in rooms), default=0.0)
+        bottom = max((y + i.height / 2 for i, (_, y) in zip(items, placed.middles, strict=True)), default=0.0)
+        head = _HEAD if frame is not None else 0.0
+        enter = {n[1]: middles[n][0] for n in names if isinstance(n, tuple) and n[0] == "in"}
+        leave = {n[1]: middles[n][0] for n in names if isinstance(n, tuple) and n[0] == "out"}
+        texts: list[Text] = []
+        if frame is not None:
+            left, right = left - _PAD, right + _PAD
+            node = self.nodes[frame]
+            title = max(text_width(text, SMALL) for text in lines_of(node))
+            badge = text_width(node.badge, SMALL) + 16 if node.badge else 0.0
+            ports = list(enter.values()) or [left + title + 20]
+            left = min(left, min(ports) - title - 20)
+            right = max(right, max(ports) + badge + (20 if badge else 0))
+            bottom += 0.0 if leave else _FOOT
+        shift = -left, head
+        wires = [
+            Wire(tuple(path), not isinstance(line.target, tuple), side)
+            for path, line, side in zip(placed.paths, lines, placed.sides, strict=True)
+        ]
+        wires = [_moved(wire, *shift) for wire in wires]
+        # A line that comes in crosses the head of the frame.
+        wires += [Wire(((x - left, 0.0), (x - left, head)), False, False) for x in enter.values() if head]
+        texts += [text._replace(x=text.x + shift[0], y=text.y + shift[1]) for text in writing]
+        width, height = right - left, bottom + head
+        centre = left + width / 2
+        return _Laid(
+            width,
+            height,
+            {key: x - centre for key, x in enter.items()},
+            {key: x - centre for key, x in leave.items()},
+            {n: (x + shift[0], y + shift[1]) for n, (x, y) in middles.items() if isinstance(n, int)},
+            wires,
+            texts,
+        )
+
+    def _shapes(self, frame: int | None, lines: list[_Line], placed: Places) -> list[Text]:
+        """The shapes on the lines, each once where lines of one shape leave together."""
+        found: dict[tuple[float, float], dict[str, None]] = defaultdict(dict)
+        for path, line in zip(placed.paths, lines, strict=True):
+            if (frame, line) in self.starts:
+                x, y = path[0]
+                found[x, y + 11].setdefault(self.starts[frame, line])
+            if (frame, line) in self.ends:
+                x, y = path[-1]
+                found[x, y - 20].setdefault(self.ends[frame, line])
+        return [Text(_written(tuple(shapes)), *at, SMALL, role="shape") for at, shapes in found.items()]
+
+    def _put(self, frame: int | None, laid: _Laid, x: float, y: float) -> None:
+        """Everything in a frame whose top left corner stands at x, y."""
+        self.wires += [_moved(wire, x, y) for wire in laid.wires]
+        self.texts += [text._replace(x=text.x + x, y=text.y + y) for text in laid.texts]
+        width = max((self._natural(n) for n in self.children[frame] if self.nodes[n].kind == "layer"), default=0.0)
+        for number, (dx, dy) in laid.middles.items():
+            node = self.nodes[number]
+            if node.kind == "frame":
+                inner: _Laid = self.inside[number]
+                corner = x + dx - inner.width / 2, y + dy - inner.height / 2
+                self.places[number] = Rectangle(*corner, inner.width, inner.height)
+                self._head(node, self.places[number])
+                self._put(number, inner, *corner)
+            else:
+                wide, tall = self._size(node, width)
+                self._box(node, Rectangle(x + dx - wide / 2, y + dy - tall / 2, wide, tall))
+
+    def _head(self, node: Node, place: Rectangle) -> None:
+        title, kind = lines_of(node)
+        x, y = place.x + 10, place.y + 13
+        self.texts.append(Text(title, x, y, SMALL, "start", "head"))
+        if kind:
+            self.texts.append(Text(kind, x, y + 14, SMALL, "start", "kind"))
+        if node.badge:
+            self.texts.append(Text(node.badge, place.x + place.width - 14, place.y + 16, SMALL, "end", "badge"))
+
+    def _box(self, node: Node, place: Rectangle) -> None:
+        title, name = lines_of(node)
+        feet = [n for n, of in self.foot.items() if of == node.number]
+        middle = place.x + place.width / 2
+        own = place._replace(height=place.height - len(feet) * _PILL)
+        self.places[node.number] = own
+        top = own.y
+        if node.badge:
+            own = own._replace(y=own.y + 8, height=own.height - 8)
+            self.places[node.number] = own
+            self.texts.append(Text(node.badge, middle, top + 8, SMALL, role="badge"))
+        shift = 3.0 if node.badge else 0.0
+        y = own.y + own.height / 2 + shift
+        self.texts.append(Text(title, middle, y - (8 if name else 0), TITLE))
+        if name:
+            self.texts.append(Text(name, middle, y + 8, SMALL, role="name"))
+        for i, foot in enumerate(feet):
+            self.places[foot] = Rectangle(place.x, own.y + own.height + i * _PILL, place.width, _PILL)
+            self.texts.append(Text(self.nodes[foot].label, middle, self.places[foot].y + _PILL / 2, SMALL, role="foot"))
+
+    # Ties
+
+    def _draw_ties(self) -> None:
+        left = min([box.x for box in self.places.values()] + [x for w in self.wires for x, _ in w.points], default=0.0)
+        for tie in self.ties:
+            a, b = (self.places[self.foot.get(n, n)] for n in (tie.source, tie.target))
+            ya, yb = a.y + a.height / 2, b.y + b.height / 2
+            if abs(ya - yb) < 12:
+                a, b = sorted((a, b))
+                self.wires.append(Wire(((a.x + a.width, ya), (b.x, yb)), False, False, tie=True))
+                continue
+            left -= 16
+            self.wires.append(Wire(((a.x, ya), (left, ya), (left, yb), (b.x, yb)), False, False, tie=True))
+            self.texts.append(Text(f"tied: {tie.tied or 'the net'}", left, (ya + yb) / 2, SMALL, role="tie", upright=True))
+
+
+def lines_of(node: Node) -> tuple[str, str]:
+    """The two lines that are written in a node: what it is, and its name and marks."""
+    if node.kind == "frame":
+        return (node.name, node.label) if node.name and node.name != node.label else (node.label, "")
+    if node.kind == "array":
+        return node.name or node.label, " · ".join([node.label.lower()] * bool(node.name) + list(node.tags))
+    return node.label, " · ".join([node.name] * bool(node.name) + list(node.tags))
+
+
+def _written(shapes: tuple[str, ...]) -> str:
+    few = list(dict.fromkeys(shapes))
+    return ", ".join(few) if len(few) <= 2 else f"{few[0]}, … ({len(few)})"
+
+
+def _feet(nodes: dict[int, Node], edges: list[Edge]) -> dict[int, int]:
+    """Functions that stand as the foot of a layer: all that it gives goes through them, and keeps its shape."""
+    foot: dict[int, int] = {}
+    for edge in edges:
+        node, source = nodes[edge.target], nodes[edge.source]
+        alone = sum(e.source == edge.source for e in edges) == 1 == sum(e.target == edge.target for e in edges)
+        after = [e for e in edges if e.source == edge.target]
+        keeps = all(e.leaving == edge.arriving == edge.leaving for e in after)
+        if alone and keeps and node.kind == "function" and not node.badge and not node.tags and node.frame == source.frame:
+            over = foot.get(source.number, source.number)
+            if nodes[over].kind == "layer":
+                foot[node.number] = over
+    return foot
+
+
+def _moved(wire: Wire, x: float, y: float) -> Wire:
+    return wire._replace(points=tuple((a + x, b + y) for a, b in wire.points))

@@ -21,6 +21,7 @@ from funcnets.compose import Composite as Composite
 from funcnets.compose import Wrapper as Wrapper
 from funcnets.compose import compose as compose
 from funcnets.generate import generate as generate
+from funcnets.inspect.drawing import draw as draw
 from funcnets.layer import Layer as Layer
 from funcnets.layers.activation import GLU as GLU
 from funcnets.layers.activation import GatedMLP as GatedMLP

@@ -15,7 +15,7 @@ from funcnets.inspect.svg import svg_of
 from funcnets.layer import Layer
 from funcnets.shapes import show
 
-_READABLE = 40  # nodes in a picture that nobody asked to be larger
+_READABLE = 40  # nodes, frames and functions aside, in a picture that nobody asked to be larger
 
 
 class Drawing:
@@ -99,7 +99,7 @@ def _readable(flow: Flow) -> tuple[Graph, int]:
     graph, depth = graph_of(flow, 1), 1
     while not graph.whole:
         deeper = graph_of(flow, depth + 1)
-        if sum(node.kind != "frame" for node in deeper.nodes) > _READABLE:
+        if sum(node.kind not in ("frame", "function") for node in deeper.nodes) > _READABLE:
             break
         graph, depth = deeper, depth + 1
     return graph, depth

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 
@@ -65,7 +66,7 @@ def ties(nodes: dict[int, Node], reads: dict[int, frozenset[str]], linked: list[
     found: dict[tuple[int, int], str] = {}
     for path in dict.fromkeys(path for node in nodes for path in sorted(reads.get(node, ()))):
         users = [node for node in nodes if path in reads.get(node, ())]
-        for a, b in zip(users, users[1:], strict=False):
+        for a, b in itertools.pairwise(users):
             found.setdefault(_widened(nodes, a, b), path)
     for source, target in linked:
         ends = [_holder(nodes, source), _holder(nodes, target)]

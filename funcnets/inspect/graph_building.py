@@ -23,7 +23,7 @@ from funcnets.inspect.graph import Edge, Graph, Node, ties
 from funcnets.layer import Layer
 from funcnets.leaves import Constant, Function, Param
 from funcnets.scan import Scan
-from funcnets.shapes import is_array, names_of
+from funcnets.shapes import is_array, join, names_of
 from funcnets.wrappers import Tied
 
 
@@ -52,7 +52,7 @@ class _Repeated(NamedTuple):
     box: Box
     equation: Any
     node: int
-    count: int
+    times: int
 
 
 _NOTHING = _Value()
@@ -77,6 +77,7 @@ class _Builder:
         self.reads: dict[int, frozenset[str]] = {}
         self.linked: list[tuple[str, str]] = []  # paths that a tie links
         self.last: dict[int | None, _Repeated] = {}
+        self.loops: dict[int | None, list[_Value]] = {}  # what the loop of a Scan's frame gives
         self.uses: Counter[Any] = Counter()
         self.whole = True
 
@@ -84,10 +85,10 @@ class _Builder:
         outer, root = self.flow.jaxpr.jaxpr, self.flow.boxes[0]
         env: dict[Any, _Value] = {}
         at = _At(None, depth, bare=True)
-        for var, (name, _) in zip(outer.invars, _named(_inputs(root)), strict=True):
+        for var, name in zip(outer.invars, _inputs(root), strict=True):
             env[var] = self._from(self._node("input", name, at), var)
         self._walk(outer, env, at)
-        for var, (name, spec) in zip(outer.outvars, _named(root.output, "output"), strict=True):
+        for var, name in zip(outer.outvars, _outputs(root), strict=True):
             self._fed("output", name, at, env, [var])
         self._prune()
         return Graph(
@@ -101,9 +102,7 @@ class _Builder:
         self.nodes[number] = Node(number, kind, label, frame=at.frame, tags=at.tags, **more)
         return number
 
-    def _fed(
-        self, kind: str, label: str, at: _At, env: dict[Any, _Value], inputs: Sequence[Any], **more: Any
-    ) -> int:
+    def _fed(self, kind: str, label: str, at: _At, env: dict[Any, _Value], inputs: Sequence[Any], **more: Any) -> int:
         """A new node with its inputs."""
         for var in inputs:
             self._settled(env, var, at)
@@ -192,13 +191,18 @@ class _Builder:
                 self._walk(branch.jaxpr, within, at)
                 self._feed(node, within, branch.jaxpr.outvars, at)
             return [self._from(node, var) for var in equation.outvars]
+        if name == "scan" and at.loop and at.frame in self.loops:
+            return self.loops[at.frame]  # steps that are left over when time is cut into chunks
         if name in ("scan", "while") and not at.loop:
             values = [self._settled(env, var, at) for var in equation.invars]
             badge = f"× {equation.params['length']}" if name == "scan" else ""
             at = outside._replace(frame=self._node("frame", name, outside, badge=badge))
         else:
             values = [_value(env, var) for var in equation.invars]
-        return self._inside(parts[0].jaxpr, [values[i] for _, i in _takes(parts[0])], at)
+        outputs = self._inside(parts[0].jaxpr, [values[i] for _, i in _takes(parts[0])], at)
+        if name == "scan" and at.loop:
+            self.loops[at.frame] = outputs
+        return outputs
 
     def _operation(self, equation: Any, env: dict[Any, _Value], at: _At) -> list[_Value]:
         """An equation of a composite's own code."""
@@ -226,9 +230,10 @@ class _Builder:
     def _joined(self, label: str, equation: Any, values: list[_Value], at: _At) -> int | None:
         """The sum (or product) that this one goes on with, so that a + b + c is one node."""
         for var, value in zip(equation.invars, values, strict=True):
-            node = self.nodes.get(value.origin) if value.origin is not None else None
-            once = node is not None and label in "+×" and self.uses[var] == 1 and not value.through
-            if once and node.kind == "operation" and (node.label, node.frame) == (label, at.frame):
+            if value.origin is None or value.through or label not in ("+", "×") or self.uses[var] != 1:
+                continue
+            node = self.nodes[value.origin]
+            if (node.kind, node.label, node.frame) == ("operation", label, at.frame):
                 return node.number
         return None
 
@@ -244,7 +249,7 @@ class _Builder:
             return self._inside_wrapper(jaxpr, equation, env, at._replace(tags=tags))
         opens = isinstance(layer, Composite) and any(map(self._is_or_has_box, jaxpr.eqns))
         if opens and not copies and at.bare and at.depth:
-            below = at._replace(depth=at.depth - 1, bare=False, tags=())
+            below = at._replace(depth=at.depth - 1, bare=False, tags=(), loop=False)
             return self._inside(jaxpr, [_value(env, var) for var in equation.invars], below)
         if isinstance(layer, Composite):
             again = self._again(box, equation, env, at)
@@ -252,10 +257,10 @@ class _Builder:
                 return again
         if copies:
             outputs = self._copies(box, equation, env, at)
-        elif opens and at.depth:
-            outputs = self._frame(box, equation, env, at, at._replace(depth=at.depth - 1, bare=False))
+        elif opens and at.depth and self._calls(equation) > 1:
+            outputs = self._frame(box, equation, env, at, at._replace(depth=at.depth - 1, bare=False, loop=False))
         else:
-            self.whole = self.whole and not opens
+            self.whole = self.whole and self._calls(equation) < 2
             outputs = self._leaf(box, equation, env, at)
         return outputs
 
@@ -320,11 +325,16 @@ class _Builder:
             return None
         if any(self.uses[var] != 1 for var in before.outvars):
             return None
-        node, count = self.nodes[last.node], last.count + 1
+        node, count = self.nodes[last.node], last.times + 1
         name = f"{node.name.split(' … ')[0]} … {labels.given_name(box.path, box.layer)}" if node.name else ""
         self.nodes[last.node] = node._replace(badge=f"× {count}", name=name)
         self.last[at.frame] = _Repeated(box, equation, last.node, count)
         return [_value(env, var) for var in before.outvars]
+
+    def _calls(self, equation: Any) -> int:
+        """How many calls of layers, wrappers aside, are in an equation: a frame around one would say little."""
+        boxes = [self.flow.box_of(one) for one in _all_equations(equation)]
+        return sum(box is not None and not box.layer._is_wrapper for box in boxes)
 
     def _read_in(self, equation: Any) -> Iterator[str]:
         for one in _all_equations(equation):
@@ -359,7 +369,12 @@ def _all_equations(equation: Any) -> Iterator[Any]:
 
 def _function_name(equation: Any) -> str:
     """The name of a function that an equation calls, if it is a public one."""
-    name = str(equation.params.get("name", "")) if inner(equation, None) else ""
+    parts = inner(equation, None)
+    if not parts:
+        return ""
+    if "name" not in equation.params:  # of a function with a derivative of its own, what it calls has the name
+        return _function_name(parts[0].jaxpr.eqns[0]) if len(parts[0].jaxpr.eqns) == 1 else ""
+    name = str(equation.params["name"])
     return name if name.isidentifier() and not name.startswith("_") else ""
 
 
@@ -375,14 +390,28 @@ def _layer_path(root: str, array: str) -> str:
     return "/".join((*names_of(root), *names_of(array)[:-1]))
 
 
-def _inputs(box: Box) -> dict[str, Any]:
-    """The inputs of a call by the names that its forward has for them."""
+def _inputs(box: Box) -> list[str]:
+    """The arrays that go into a call, by the names that its forward has for its inputs."""
     inputs, kwargs = box.inputs
-    names = _parameter_names(box.layer)
-    named = names[: len(inputs)] + [f"input {i + 1}" for i in range(len(names), len(inputs))]
-    if not names and len(inputs) == 1:
-        named = ["input"]
-    return dict(zip(named, inputs, strict=True)) | kwargs
+    names = _parameter_names(box.layer)[: len(inputs)]
+    names += [f"input {i + 1}" if len(inputs) > 1 else "input" for i in range(len(names), len(inputs))]
+    pairs = [*zip(names, inputs, strict=True), *sorted(kwargs.items())]
+    return [join(name, inner) for name, tree in pairs for inner in _places(tree)]
+
+
+def _outputs(box: Box) -> list[str]:
+    """The arrays that come out of a call, by their places."""
+    found: list[str] = []
+    for place in _places(box.output):
+        first, *others = place.split("/")
+        found.append("/".join([f"output {int(first) + 1}" if first.isdigit() else first or "output", *others]))
+    return found
+
+
+def _places(tree: Any) -> list[str]:
+    """The places of the arrays in a tree; "" of one that is an array itself."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return [jax.tree_util.keystr(place, simple=True, separator="/") for place, leaf in leaves if is_array(leaf)]
 
 
 def _parameter_names(layer: Layer) -> list[str]:
@@ -398,11 +427,3 @@ def _parameter_names(layer: Layer) -> list[str]:
         children = layer._entries()
         return _parameter_names(children[0][1]) if children and not isinstance(layer, Each) else []
     return [one.name for one in parameters if one.kind is not one.KEYWORD_ONLY]
-
-
-def _named(tree: Any, alone: str = "") -> Iterator[tuple[str, Any]]:
-    """The arrays of a tree with their places in it as names."""
-    for place, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        if is_array(leaf):
-            name = jax.tree_util.keystr(place, simple=True, separator="/")
-            yield (f"{alone} {int(name) + 1}" if alone and name.isdigit() else name) or alone, leaf

@@ -6,9 +6,6 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-import jax
-import numpy as np
-
 from funcnets.combinators import Ensemble, Repeat, Sequential
 from funcnets.compose import Composed, Composite
 from funcnets.layer import Layer
@@ -75,8 +72,8 @@ def operation(primitive: str) -> str:
 
 def given_name(path: str, layer: Layer) -> str:
     """The name of a layer's place, unless it is an automatic one."""
-    last = names_of(path)[-1] if path else ""
-    return "" if re.fullmatch(rf"{re.escape(layer._auto_name())}_\d+", last) else last
+    last, automatic = names_of(path)[-1] if path else "", re.escape(layer._auto_name().lstrip("_"))
+    return "" if re.fullmatch(rf"_?{automatic}(_\d+)?", last) else last
 
 
 def label(layer: Layer) -> str:
@@ -111,14 +108,15 @@ def _row(kinds: list[str]) -> str:
 
 
 def family(layer: Layer) -> str:
-    """The family of layers that one belongs to, of which it takes its colour; "other" for a user's own."""
+    """The family of layers that one belongs to, of which it takes its colour; of a composite, a child's."""
     if isinstance(layer, Function):
         return "activation"
-    for base in type(layer).__mro__:
-        place = base.__module__.split(".")
-        if place[0] == "funcnets":
-            return _FAMILY_OF.get(base.__name__) or _FAMILY_OF.get(place[-1], "other")
-    return "other"
+    own = next(base for base in type(layer).__mro__ if base.__module__.startswith("funcnets."))
+    found = _FAMILY_OF.get(own.__name__) or _FAMILY_OF.get(own.__module__.split(".")[-1], "other")
+    if found != "other":
+        return found
+    inside = [family(child) for _, child in layer._entries()]
+    return next((one for one in inside if one not in ("activation", "array", "other")), "other")
 
 
 def tag(wrapper: Layer) -> str:
@@ -146,5 +144,5 @@ def badge(wrapper: Layer, steps: int | None = None) -> str:
 def shape(spec: Any) -> str:
     """`32×256`; with the dtype where that is not float32."""
     sizes = "×".join(map(str, spec.shape)) or "scalar"
-    dtype = np.dtype(spec.dtype).name if not jax.dtypes.issubdtype(spec.dtype, jax.dtypes.extended) else str(spec.dtype)
+    dtype = getattr(spec.dtype, "name", str(spec.dtype))
     return sizes if dtype == "float32" else f"{sizes} {dtype}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from graphlib import TopologicalSorter
 from typing import NamedTuple
 
@@ -97,7 +97,7 @@ class _Layout:
             self.up[piece.lower].append(piece)
         self.order = self._ordered()
         self.at = {v: i for row in self.order for i, v in enumerate(row)}
-        self.height, self.depth = _reach(self.pieces, upwards=False), _reach(self.pieces, upwards=True)
+        self.height, self.depth = (_reach(self.pieces, self.count, upwards=up) for up in (False, True))
         self.straight = self._straightened()
         self.enter = self._entrances()
 
@@ -132,23 +132,31 @@ class _Layout:
             downwards = sweep % 2 == 0
             neighbours = self.up if downwards else self.down
             for row in rows if downwards else reversed(rows):
-                at = {v: i for each in rows for i, v in enumerate(each)}
-                middle = {v: self._mean_place(v, neighbours, at) for v in row}
-                row.sort(key=lambda v: middle[v])  # noqa: B023
+                self.at = {v: i for each in rows for i, v in enumerate(each)}
+                middle = {v: self._mean_end(v, neighbours) for v in row}
+                row.sort(key=middle.__getitem__)
             crossings = self._crossings(rows)
             if crossings < fewest or (crossings == fewest and sweep == 0):
                 best, fewest = [list(row) for row in rows], crossings
         return best
 
-    def _mean_place(self, v: int, neighbours: Mapping[int, list[_Piece]], at: Mapping[int, int]) -> float:
-        places = [at[p.upper if p.lower == v else p.lower] for p in neighbours.get(v, ())]
-        return sum(places) / len(places) if places else float(at[v])
+    def _mean_end(self, v: int, neighbours: Mapping[int, list[_Piece]]) -> float:
+        ends = [self._upper_end(p) if p.lower == v else self._lower_end(p) for p in neighbours.get(v, ())]
+        return sum(ends) / len(ends) if ends else float(self.at[v])
+
+    def _upper_end(self, piece: _Piece) -> float:
+        """Where a piece starts in the order of its row; between whole numbers where its item has ends apart."""
+        return self.at[piece.upper] + self._leave(piece) / (self.items[piece.upper].width + 1)
+
+    def _lower_end(self, piece: _Piece) -> float:
+        item = self.items[piece.lower]
+        return self.at[piece.lower] + item.enter.get(piece.key, 0.0) / (item.width + 1)
 
     def _crossings(self, rows: list[list[int]]) -> int:
-        at = {v: i for row in rows for i, v in enumerate(row)}
-        by_row: dict[int, list[tuple[int, int]]] = defaultdict(list)
+        self.at = {v: i for row in rows for i, v in enumerate(row)}
+        by_row: dict[int, list[tuple[float, float]]] = defaultdict(list)
         for piece in self.pieces:
-            by_row[self.row[piece.upper]].append((at[piece.upper], at[piece.lower]))
+            by_row[self.row[piece.upper]].append((self._upper_end(piece), self._lower_end(piece)))
         pairs = itertools.chain.from_iterable(itertools.combinations(ends, 2) for ends in by_row.values())
         return sum((a - c) * (b - d) < 0 for (a, b), (c, d) in pairs)
 
@@ -177,13 +185,12 @@ class _Layout:
         """Whether each end is the other's way on: the one that leads furthest, or the middle one of those that do."""
         if self._is_lane(piece.upper) or self._is_lane(piece.lower):
             return False
-        after = [p.lower for p in self.down[piece.upper] if not self._is_lane(p.lower)]
-        before = [p.upper for p in self.up[piece.lower] if not self._is_lane(p.upper)]
-        return self._middle(after, self.height) == piece.lower and self._middle(before, self.depth) == piece.upper
+        after = {p: self.height[p.lower] for p in self.down[piece.upper] if not self._is_lane(p.lower)}
+        before = {p: self.depth[p.upper] for p in self.up[piece.lower] if not self._is_lane(p.upper)}
+        return self._middle(after, self._lower_end) == piece == self._middle(before, self._upper_end)
 
-    def _middle(self, group: list[int], reach: Mapping[int, int]) -> int | None:
-        furthest = max(reach[v] for v in group)
-        best = sorted((v for v in dict.fromkeys(group) if reach[v] == furthest), key=lambda v: self.at[v])
+    def _middle(self, reach: Mapping[_Piece, int], end: Callable[[_Piece], float]) -> _Piece | None:
+        best = sorted((p for p in reach if reach[p] == max(reach.values())), key=end)
         return best[len(best) // 2] if len(best) % 2 else None
 
     # Where links enter and leave
@@ -192,7 +199,7 @@ class _Layout:
         enter: dict[_Piece, float] = {}
         for v, pieces in self.up.items():
             item, own = self.items[v], [p for p in pieces if p.key not in self.items[v].enter]
-            own.sort(key=lambda p: self.at[p.upper])
+            own.sort(key=self._upper_end)
             main = next((i for i, p in enumerate(own) if self.straight.get(v) == p.upper), (len(own) - 1) / 2)
             room = max(item.width / 2 - 8, 0.0)
             step = 0.0 if item.round else min(_PORT, 2 * room / max(len(own), 1))
@@ -266,7 +273,7 @@ class _Layout:
         if not self.items[v].round or abs(apart) < self.items[v].width / 2 + 10:
             return 0
         low, high = sorted((start, x[v]))
-        others = [u for u in self.order[self.row[v]] if u != v]
+        others = [u for u in self.order[self.row[v]] if u != v and (not self._is_lane(u) or abs(x[u] - start) > 1)]
         reach = {u: self.items[u].width / 2 + 4 for u in others}
         if any(low < x[u] + reach[u] and x[u] - reach[u] < high for u in others):
             return 0
@@ -288,9 +295,11 @@ class _Layout:
         """The room between a row and the next: for arrow heads, bends and writing."""
         starting = [link.above for link in self.links if self.row[link.source] == row]
         ending = [link.below for link in self.links if self.row[link.target] == row + 1]
-        ends = [(x[p.upper] + self._leave(p), x[p.lower] + self.enter[p]) for p in self.pieces if self.row[p.upper] == row]
+        ends = [
+            (x[p.upper] + self._leave(p), x[p.lower] + self.enter[p]) for p in self.pieces if self.row[p.upper] == row
+        ]
         bend = max((abs(a - b) for a, b in ends), default=0.0)
-        return 16 + max(starting, default=0.0) + max(ending, default=0.0) + (min(8 + bend / 12, 28) if bend > 2 else 0)
+        return 15 + max(starting, default=0.0) + max(ending, default=0.0) + (min(8 + bend / 12, 28) if bend > 2 else 0)
 
 
 def _rows(items: Sequence[Item], links: Sequence[Link]) -> list[int]:
@@ -315,15 +324,15 @@ def _rows(items: Sequence[Item], links: Sequence[Link]) -> list[int]:
     return [used[row[v]] for v in range(len(items))]
 
 
-def _reach(pieces: Iterable[_Piece], *, upwards: bool) -> dict[int, int]:
-    """How many rows the longest way from each vertex passes."""
+def _reach(pieces: Iterable[_Piece], items: int, *, upwards: bool) -> dict[int, int]:
+    """How many items the longest way from each vertex passes."""
     following: dict[int, set[int]] = defaultdict(set)
     for p in pieces:
         a, b = (p.lower, p.upper) if upwards else (p.upper, p.lower)
         following[a].add(b)
     reach: dict[int, int] = {}
     for v in TopologicalSorter(following).static_order():
-        reach[v] = max((reach[u] + 1 for u in following[v]), default=0)
+        reach[v] = max((reach[u] + (u < items) for u in following[v]), default=0)
     return reach
 
 
@@ -352,4 +361,5 @@ def _spread(
 
 
 def _without_repeats(path: list[Point]) -> list[Point]:
-    return [point for i, point in enumerate(path) if i == 0 or point != path[i - 1]]
+    pairs = itertools.pairwise(path)
+    return path[:1] + [b for a, b in pairs if abs(a[0] - b[0]) > 0.01 or abs(a[1] - b[1]) > 0.01]

@@ -10,11 +10,12 @@ from funcnets.inspect.graph import Edge, Graph, Node
 from funcnets.inspect.layered import Item, Link, Places, Point, layered
 
 TITLE, SMALL = 13.0, 11.0  # sizes of letters
-_PAD, _HEAD, _FOOT = 14.0, 34.0, 14.0  # the room in a frame: at its sides, at its top, below
+_PAD, _FOOT = 14.0, 14.0  # the room in a frame at its sides, and below
+_HEADS = (24.0, 36.0)  # above, for one line, for two
 _MARGIN = 18.0
 _BOX_HEIGHTS = (30.0, 44.0)  # of one line, of two
 _PILL = 22.0
-_WRITTEN = 18.0  # the room that a shape takes on an edge
+_WRITTEN = 16.0  # the room that a shape takes on an edge
 
 
 class Rectangle(NamedTuple):
@@ -34,7 +35,7 @@ class Text(NamedTuple):
       x, y: The middle of the line at its anchor.
       size: The size of its letters.
       anchor: "start", "middle" or "end".
-      role: What it is: "title", "name", "shape", "badge", "tie", "head", "kind".
+      role: What it is: "title", "name", "foot", "end", "shape", "badge", "tie", "head" or "kind".
       upright: Whether it runs from the bottom to the top.
     """
 
@@ -228,8 +229,7 @@ class _Layout:
     def _size(self, node: Node, width: float) -> tuple[float, float]:
         if node.kind == "layer":
             feet = sum(of == node.number for of in self.foot.values())
-            badge = 8.0 if node.badge else 0.0
-            return width, _BOX_HEIGHTS[bool(lines_of(node)[1])] + feet * _PILL + badge
+            return width, _BOX_HEIGHTS[bool(lines_of(node)[1])] + (feet + bool(node.badge)) * _PILL
         if node.kind == "operation" and len(node.label) == 1:
             return 24.0, 24.0
         title, name = lines_of(node)
@@ -247,7 +247,7 @@ class _Layout:
         rooms += [(x, x) for path in placed.paths for x, _ in path]
         left, right = min((a for a, _ in rooms), default=0.0), max((b for _, b in rooms), default=0.0)
         bottom = max((y + i.height / 2 for i, (_, y) in zip(items, placed.middles, strict=True)), default=0.0)
-        head = _HEAD if frame is not None else 0.0
+        head = 0.0 if frame is None else _HEADS[bool(lines_of(self.nodes[frame])[1])]
         enter = {n[1]: middles[n][0] for n in names if isinstance(n, tuple) and n[0] == "in"}
         leave = {n[1]: middles[n][0] for n in names if isinstance(n, tuple) and n[0] == "out"}
         texts: list[Text] = []
@@ -258,7 +258,7 @@ class _Layout:
             badge = text_width(node.badge, SMALL) + 16 if node.badge else 0.0
             ports = list(enter.values()) or [left + title + 20]
             left = min(left, min(ports) - title - 20)
-            right = max(right, max(ports) + badge + (20 if badge else 0))
+            right = max(right, max(ports) + badge + (30 if badge else 0))
             bottom += 0.0 if leave else _FOOT
         shift = -left, head
         wires = [
@@ -284,13 +284,13 @@ class _Layout:
     def _shapes(self, frame: int | None, lines: list[_Line], placed: Places) -> list[Text]:
         """The shapes on the lines, each once where lines of one shape leave together."""
         found: dict[tuple[float, float], dict[str, None]] = defaultdict(dict)
-        for path, line in zip(placed.paths, lines, strict=True):
+        for path, line, side in zip(placed.paths, lines, placed.sides, strict=True):
             if (frame, line) in self.starts:
                 x, y = path[0]
                 found[x, y + 11].setdefault(self.starts[frame, line])
             if (frame, line) in self.ends:
-                x, y = path[-1]
-                found[x, y - 20].setdefault(self.ends[frame, line])
+                x, y = path[-2] if side else path[-1]
+                found[x, y - (12 if side else 20)].setdefault(self.ends[frame, line])
         return [Text(_written(tuple(shapes)), *at, SMALL, role="shape") for at, shapes in found.items()]
 
     def _put(self, frame: int | None, laid: _Laid, x: float, y: float) -> None:
@@ -323,16 +323,12 @@ class _Layout:
         title, name = lines_of(node)
         feet = [n for n, of in self.foot.items() if of == node.number]
         middle = place.x + place.width / 2
-        own = place._replace(height=place.height - len(feet) * _PILL)
-        self.places[node.number] = own
-        top = own.y
+        own = self.places[node.number] = place._replace(height=place.height - len(feet) * _PILL)
         if node.badge:
-            own = own._replace(y=own.y + 8, height=own.height - 8)
-            self.places[node.number] = own
-            self.texts.append(Text(node.badge, middle, top + 8, SMALL, role="badge"))
-        shift = 3.0 if node.badge else 0.0
-        y = own.y + own.height / 2 + shift
-        self.texts.append(Text(title, middle, y - (8 if name else 0), TITLE))
+            self.texts.append(Text(node.badge, middle, own.y + own.height - _PILL / 2, SMALL, role="badge"))
+        y = own.y + (own.height - _PILL * bool(node.badge)) / 2
+        role = "end" if node.kind in ("input", "output") else "title"
+        self.texts.append(Text(title, middle, y - (8 if name else 0), TITLE, role=role))
         if name:
             self.texts.append(Text(name, middle, y + 8, SMALL, role="name"))
         for i, foot in enumerate(feet):
@@ -352,7 +348,8 @@ class _Layout:
                 continue
             left -= 16
             self.wires.append(Wire(((a.x, ya), (left, ya), (left, yb), (b.x, yb)), False, False, tie=True))
-            self.texts.append(Text(f"tied: {tie.tied or 'the net'}", left, (ya + yb) / 2, SMALL, role="tie", upright=True))
+            label = f"tied: {tie.tied}" if tie.tied else "tied"
+            self.texts.append(Text(label, left, (ya + yb) / 2, SMALL, role="tie", upright=True))
 
 
 def lines_of(node: Node) -> tuple[str, str]:
@@ -377,7 +374,8 @@ def _feet(nodes: dict[int, Node], edges: list[Edge]) -> dict[int, int]:
         alone = sum(e.source == edge.source for e in edges) == 1 == sum(e.target == edge.target for e in edges)
         after = [e for e in edges if e.source == edge.target]
         keeps = all(e.leaving == edge.arriving == edge.leaving for e in after)
-        if alone and keeps and node.kind == "function" and not node.badge and not node.tags and node.frame == source.frame:
+        plain = node.kind == "function" and node.frame == source.frame and not node.badge and not node.tags
+        if alone and keeps and plain:
             over = foot.get(source.number, source.number)
             if nodes[over].kind == "layer":
                 foot[node.number] = over

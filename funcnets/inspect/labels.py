@@ -82,9 +82,9 @@ def label(layer: Layer) -> str:
         return function_name(layer.function)
     if isinstance(layer, Param | Constant):
         return type(layer).__name__
-    if isinstance(layer, Sequential):
+    if isinstance(layer, Sequential) and layer.layers:
         return _row([kind(child) for _, child in layer._entries()])
-    if isinstance(layer, Composite):
+    if isinstance(layer, Composite) or any(isinstance(held, Layer) for held in layer._settings().values()):
         return kind(layer)
     text = " ".join(repr(layer).split()).lstrip("_").removesuffix("()")
     if len(text) <= _LONGEST:

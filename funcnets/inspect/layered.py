@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from graphlib import TopologicalSorter
 from typing import NamedTuple
 
-Point = tuple[float, float]
+from funcnets.inspect.marks import Point
 
 _GAP, _NEAR, _LANE = 28.0, 18.0, 12.0  # between items, between an item and a lane, between lanes
 _PORT = 16.0  # between two ends at one item

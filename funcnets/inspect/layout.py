@@ -6,8 +6,10 @@ from collections import defaultdict
 from collections.abc import Hashable
 from typing import NamedTuple
 
+from funcnets.inspect.columns import Page, in_columns
 from funcnets.inspect.graph import Edge, Graph, Node
-from funcnets.inspect.layered import Item, Link, Places, Point, layered
+from funcnets.inspect.layered import Item, Link, Places, layered
+from funcnets.inspect.marks import Point, Rectangle, Text, Wire, text_width
 
 TITLE, SMALL = 13.0, 11.0  # sizes of letters
 _PAD, _FOOT = 14.0, 14.0  # the room in a frame at its sides, and below
@@ -16,54 +18,6 @@ _MARGIN = 18.0
 _BOX_HEIGHTS = (30.0, 44.0)  # of one line, of two
 _PILL = 22.0
 _WRITTEN = 16.0  # the room that a shape takes on an edge
-
-
-class Rectangle(NamedTuple):
-    """A node's place: the top left corner and the size."""
-
-    x: float
-    y: float
-    width: float
-    height: float
-
-
-class Text(NamedTuple):
-    """A piece of writing.
-
-    Attributes:
-      text: What it says.
-      x, y: The middle of the line at its anchor.
-      size: The size of its letters.
-      anchor: "start", "middle" or "end".
-      role: What it is: "title", "name", "foot", "end", "shape", "badge", "tie", "head" or "kind".
-      upright: Whether it runs from the bottom to the top.
-    """
-
-    text: str
-    x: float
-    y: float
-    size: float
-    anchor: str = "middle"
-    role: str = "title"
-    upright: bool = False
-
-    @property
-    def bounds(self) -> Rectangle:
-        """The room that it takes."""
-        width, height = text_width(self.text, self.size), self.size * 1.2
-        if self.upright:
-            return Rectangle(self.x - height / 2, self.y - width / 2, height, width)
-        left = self.x - {"start": 0.0, "middle": width / 2, "end": width}[self.anchor]
-        return Rectangle(left, self.y - height / 2, width, height)
-
-
-class Wire(NamedTuple):
-    """A line: the points that it runs through, whether it ends in an arrow, and enters from a side."""
-
-    points: tuple[Point, ...]
-    arrow: bool
-    side: bool
-    tie: bool = False
 
 
 class Layout(NamedTuple):
@@ -75,18 +29,6 @@ class Layout(NamedTuple):
     wires: list[Wire]
     texts: list[Text]
     attached: frozenset[int]  # functions that are drawn as the foot of the node they follow
-
-
-_NARROW, _WIDE = frozenset("ijl|.,:;'!()[] tfrI"), frozenset("mwMW@%→")
-
-
-def text_width(text: str, size: float) -> float:
-    """About how wide a text is, rather too wide than too narrow: the fonts of viewers differ."""
-    units = sum(
-        0.42 if c in _NARROW else 0.95 if c in _WIDE else 0.74 if c.isupper() else 0.84 if c in "×+−÷…" else 0.63
-        for c in text
-    )
-    return units * size
 
 
 def lay_out(graph: Graph) -> Layout:
@@ -173,17 +115,13 @@ class _Layout:
     def layout(self) -> Layout:
         whole = self._laid(None)
         self._put(None, whole, 0.0, 0.0)
+        if not self.ties:
+            self.places, self.wires, self.texts = in_columns(Page(self.places, self.wires, self.texts))
         self._draw_ties()
-        boxes = [*self.places.values(), *(text.bounds for text in self.texts)]
-        points = [point for wire in self.wires for point in wire.points]
-        left = min([box.x for box in boxes] + [x for x, _ in points], default=0.0) - _MARGIN
-        top = min([box.y for box in boxes], default=0.0) - _MARGIN
-        right = max([box.x + box.width for box in boxes] + [x for x, _ in points], default=0.0) + _MARGIN
-        bottom = max([box.y + box.height for box in boxes], default=0.0) + _MARGIN
-        places = {n: box._replace(x=box.x - left, y=box.y - top) for n, box in self.places.items()}
-        wires = [_moved(wire, -left, -top) for wire in self.wires]
-        texts = [text._replace(x=text.x - left, y=text.y - top) for text in self.texts]
-        return Layout(right - left, bottom - top, places, wires, texts, frozenset(self.foot))
+        page = Page(self.places, self.wires, self.texts)
+        left, top, width, height = page.bounds()
+        page = page.moved(_MARGIN - left, _MARGIN - top)
+        return Layout(width + 2 * _MARGIN, height + 2 * _MARGIN, *page, frozenset(self.foot))
 
     def _laid(self, frame: int | None) -> _Laid:
         numbers, lines = self.children[frame], list(self.lines[frame])
@@ -265,10 +203,10 @@ class _Layout:
             Wire(tuple(path), not isinstance(line.target, tuple), side)
             for path, line, side in zip(placed.paths, lines, placed.sides, strict=True)
         ]
-        wires = [_moved(wire, *shift) for wire in wires]
+        wires = [wire.moved(*shift) for wire in wires]
         # A line that comes in crosses the head of the frame.
         wires += [Wire(((x - left, 0.0), (x - left, head)), False, False) for x in enter.values() if head]
-        texts += [text._replace(x=text.x + shift[0], y=text.y + shift[1]) for text in writing]
+        texts += [text.moved(*shift) for text in writing]
         width, height = right - left, bottom + head
         centre = left + width / 2
         return _Laid(
@@ -295,8 +233,8 @@ class _Layout:
 
     def _put(self, frame: int | None, laid: _Laid, x: float, y: float) -> None:
         """Everything in a frame whose top left corner stands at x, y."""
-        self.wires += [_moved(wire, x, y) for wire in laid.wires]
-        self.texts += [text._replace(x=text.x + x, y=text.y + y) for text in laid.texts]
+        self.wires += [wire.moved(x, y) for wire in laid.wires]
+        self.texts += [text.moved(x, y) for text in laid.texts]
         width = max((self._natural(n) for n in self.children[frame] if self.nodes[n].kind == "layer"), default=0.0)
         for number, (dx, dy) in laid.middles.items():
             node = self.nodes[number]
@@ -380,7 +318,3 @@ def _feet(nodes: dict[int, Node], edges: list[Edge]) -> dict[int, int]:
             if nodes[over].kind == "layer":
                 foot[node.number] = over
     return foot
-
-
-def _moved(wire: Wire, x: float, y: float) -> Wire:
-    return wire._replace(points=tuple((a + x, b + y) for a, b in wire.points))

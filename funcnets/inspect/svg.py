@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from xml.sax.saxutils import escape, quoteattr
+from html import escape
 
 from funcnets.inspect.graph import Graph, Node
-from funcnets.inspect.layered import Point
-from funcnets.inspect.layout import Layout, Rectangle, Text, Wire
+from funcnets.inspect.layout import Layout
+from funcnets.inspect.marks import Point, Rectangle, Text, Wire
 
 _FONTS = "Helvetica, Arial, 'Liberation Sans', 'DejaVu Sans', sans-serif"
 
@@ -47,7 +47,7 @@ def svg_of(graph: Graph, layout: Layout, title: str) -> str:
     width, height = _number(layout.width), _number(layout.height)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
-        f'role="img" aria-labelledby="{mark}-title" font-family={quoteattr(_FONTS)} style="max-width: 100%">\n'
+        f'role="img" aria-labelledby="{mark}-title" font-family="{_FONTS}" style="max-width: 100%">\n'
         f'<title id="{mark}-title">{escape(title)}</title>\n'
         f'<defs><marker id="{mark}-arrow" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7" markerHeight="7" '
         f'orient="auto"><path d="M0 1 L10 5 L0 9 z" fill="{_LINE}"/></marker></defs>\n'
@@ -135,6 +135,8 @@ def _straight(points: tuple[Point, ...]) -> str:
 
 def _bent(wire: Wire) -> str:
     """A path through points: straight down, or bent where it goes aside."""
+    if wire.square:
+        return _turning(wire.points)
     first, *others = wire.points
     steps, (x, y) = [f"M{_point(first)}"], first
     for i, (a, b) in enumerate(others):
@@ -147,3 +149,21 @@ def _bent(wire: Wire) -> str:
             steps.append(f"C{_point((x, middle))} {_point((a, middle))} {_point((a, b))}")
         x, y = a, b
     return " ".join(steps)
+
+
+def _turning(points: tuple[Point, ...], radius: float = 8.0) -> str:
+    """A path through points that turns at right angles, with round corners."""
+    steps = [f"M{_point(points[0])}"]
+    for before, here, after in zip(points, points[1:], points[2:], strict=False):
+        if before[0] == here[0] == after[0]:
+            continue
+        start, end = _towards(here, before, radius), _towards(here, after, radius)
+        steps.append(f"L{_point(start)} Q{_point(here)} {_point(end)}")
+    return " ".join([*steps, f"L{_point(points[-1])}"])
+
+
+def _towards(here: Point, there: Point, distance: float) -> Point:
+    """The point at a distance from here on an upright or level line, at most half the way."""
+    x, y = there[0] - here[0], there[1] - here[1]
+    share = min(distance / max(abs(x), abs(y), 1e-9), 0.5)
+    return here[0] + share * x, here[1] + share * y

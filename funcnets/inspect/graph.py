@@ -11,7 +11,8 @@ class Node(NamedTuple):
 
     Attributes:
       number: Its number, by which edges and frames speak of it.
-      kind: "input", "output", "layer", "function", "operation", or "frame" around others.
+      kind: "input", "output", "layer", "array" (a `Param` or `Constant`), "function", "operation", or "frame" around
+        others.
       label: What it is: `Dense(256)`, `relu`, `+`.
       name: The name that it was given, or "".
       path: A layer's path.

@@ -7,43 +7,22 @@ children, down to a depth at which they are nodes; wrappers are tags on what the
 
 from __future__ import annotations
 
-import inspect
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-import jax
-
-from funcnets.combinators import Each, Ensemble, Repeat
-from funcnets.compose import Composed, Composite
+from funcnets.combinators import Ensemble, Repeat
+from funcnets.compose import Composite
 from funcnets.inspect import labels
+from funcnets.inspect.ends import input_names, output_names
 from funcnets.inspect.equations import Inner, inner
 from funcnets.inspect.flow import Box, Flow
-from funcnets.inspect.graph import Edge, Graph, Node, ties
-from funcnets.layer import Layer
+from funcnets.inspect.graph import Graph
+from funcnets.inspect.sketch import NOTHING, At, Sketch, Value, value_of
 from funcnets.leaves import Constant, Function, Param
 from funcnets.scan import Scan
-from funcnets.shapes import is_array, join, names_of
+from funcnets.shapes import names_of
 from funcnets.wrappers import Tied
-
-
-class _Value(NamedTuple):
-    """What is known of an array in a jaxpr."""
-
-    origin: int | None = None  # the node that it comes from
-    leaving: str = ""  # its shape there
-    through: frozenset[str] = frozenset()  # the operations since
-    held: frozenset[str] = frozenset()  # the paths of parameters in it
-
-
-class _At(NamedTuple):
-    """Where in the picture equations are drawn."""
-
-    frame: int | None
-    depth: int  # how many levels of composites are still opened
-    bare: bool = False  # whether the next composite stands without a frame of its own
-    tags: tuple[str, ...] = ()
-    loop: bool = False  # whether a loop is that of the frame
 
 
 class _Repeated(NamedTuple):
@@ -55,7 +34,7 @@ class _Repeated(NamedTuple):
     times: int
 
 
-_NOTHING = _Value()
+_COPIES, _ARRAYS = (Repeat, Ensemble, Scan), (Param, Constant)
 _MULTIPLY = ("dot_general", "conv_general_dilated")
 
 
@@ -69,90 +48,29 @@ def graph_of(flow: Flow, depth: int) -> Graph:
     return _Builder(flow).built(depth)
 
 
-class _Builder:
+class _Builder(Sketch):
     def __init__(self, flow: Flow) -> None:
+        super().__init__()
         self.flow = flow
-        self.nodes: dict[int, Node] = {}
-        self.edges: dict[tuple[int, int], list[tuple[str, str]]] = {}
-        self.reads: dict[int, frozenset[str]] = {}
-        self.linked: list[tuple[str, str]] = []  # paths that a tie links
         self.last: dict[int | None, _Repeated] = {}
-        self.loops: dict[int | None, list[_Value]] = {}  # what the loop of a Scan's frame gives
+        self.loops: dict[int | None, list[Value]] = {}  # what the loop of a Scan's frame gives
         self.uses: Counter[Any] = Counter()
         self.whole = True
 
     def built(self, depth: int) -> Graph:
         outer, root = self.flow.jaxpr.jaxpr, self.flow.boxes[0]
-        env: dict[Any, _Value] = {}
-        at = _At(None, depth, bare=True)
-        for var, name in zip(outer.invars, _inputs(root), strict=True):
-            env[var] = self._from(self._node("input", name, at), var)
+        env: dict[Any, Value] = {}
+        at = At(None, depth, bare=True)
+        for var, name in zip(outer.invars, input_names(root), strict=True):
+            env[var] = self.start(self.node("input", name, at), var)
         self._walk(outer, env, at)
-        for var, name in zip(outer.outvars, _outputs(root), strict=True):
-            self._fed("output", name, at, env, [var])
-        self._prune()
-        return Graph(
-            tuple(self.nodes.values()), (*self._data(), *ties(self.nodes, self.reads, self.linked)), self.whole
-        )
-
-    # Nodes and edges
-
-    def _node(self, kind: str, label: str, at: _At, **more: Any) -> int:
-        number = max(self.nodes, default=-1) + 1
-        self.nodes[number] = Node(number, kind, label, frame=at.frame, tags=at.tags, **more)
-        return number
-
-    def _fed(self, kind: str, label: str, at: _At, env: dict[Any, _Value], inputs: Sequence[Any], **more: Any) -> int:
-        """A new node with its inputs."""
-        for var in inputs:
-            self._settled(env, var, at)
-        node = self._node(kind, label, at, **more)
-        self._feed(node, env, inputs, at)
-        return node
-
-    def _from(self, node: int, var: Any) -> _Value:
-        return _Value(node, labels.shape(var.aval))
-
-    def _feed(self, node: int, env: dict[Any, _Value], inputs: Sequence[Any], at: _At) -> None:
-        """Edges to a node from where its inputs come from."""
-        for var in inputs:
-            value = self._settled(env, var, at)
-            if value.held:
-                self.reads[node] = self.reads.get(node, frozenset()) | value.held
-            if value.origin is not None and value.origin != node:
-                self.edges.setdefault((value.origin, node), []).append((value.leaving, labels.shape(var.aval)))
-
-    def _settled(self, env: dict[Any, _Value], var: Any, at: _At) -> _Value:
-        """Where an array comes from; what was done on the way is a node if it amounts to something with a name."""
-        value = _value(env, var)
-        name = labels.written_out(value.through) if value.origin is not None else None
-        if name is None:
-            return value
-        node = self._node("function", name, at._replace(tags=()), family="activation")
-        self.edges.setdefault((value.origin, node), []).append((value.leaving, value.leaving))  # pyright: ignore[reportArgumentType]
-        env[var] = self._from(node, var)
-        return env[var]
-
-    def _data(self) -> Iterator[Edge]:
-        for (source, target), shapes in self.edges.items():
-            once = list(dict.fromkeys(shapes))
-            yield Edge(source, target, tuple(a for a, _ in once), tuple(b for _, b in once))
-
-    def _prune(self) -> None:
-        """Takes away what the code computes and does not use."""
-        while True:
-            used = {source for source, _ in self.edges}
-            idle = [n for n, node in self.nodes.items() if node.kind in ("function", "operation") and n not in used]
-            idle = [n for n in idle if not self.nodes[n].path]
-            if not idle:
-                return
-            for node in idle:
-                del self.nodes[node]
-            self.edges = {pair: shapes for pair, shapes in self.edges.items() if pair[1] not in idle}
+        for var, name in zip(outer.outvars, output_names(root), strict=True):
+            self.fed("output", name, at, env, [var])
+        return self.graph(self.whole)
 
     # Equations
 
-    def _walk(self, jaxpr: Any, env: dict[Any, _Value], at: _At) -> None:
+    def _walk(self, jaxpr: Any, env: dict[Any, Value], at: At) -> None:
         inputs = [var for equation in jaxpr.eqns for var in equation.invars]
         self.uses.update(var for var in (*inputs, *jaxpr.outvars) if not hasattr(var, "val"))
         for equation in jaxpr.eqns:
@@ -160,7 +78,7 @@ class _Builder:
             box = self.flow.box_of(equation)
             if held is not None:
                 paths = frozenset([held.path] if held.kind == "params" else [])
-                outputs = [_Value(held=paths)] * len(equation.outvars)
+                outputs = [Value(held=paths)] * len(equation.outvars)
             elif box is not None:
                 outputs = self._box(box, equation, env, at)
             elif self._has_boxes(equation):
@@ -169,51 +87,51 @@ class _Builder:
                 outputs = self._operation(equation, env, at)
             env.update(zip(equation.outvars, outputs, strict=True))
 
-    def _inside(self, jaxpr: Any, values: Sequence[_Value], at: _At) -> list[_Value]:
+    def _inside(self, jaxpr: Any, values: Sequence[Value], at: At) -> list[Value]:
         """The outputs of a jaxpr, drawn for given inputs."""
         env = dict(zip(jaxpr.invars, values, strict=True))
         self._walk(jaxpr, env, at)
-        return [self._settled(env, var, at) if at.frame is not None else _value(env, var) for var in jaxpr.outvars]
+        return [self.settled(env, var, at) if at.frame is not None else value_of(env, var) for var in jaxpr.outvars]
 
     def _has_boxes(self, equation: Any) -> bool:
         return any(self.flow.box_of(one) is not None for one in _all_equations(equation))
 
-    def _control(self, equation: Any, env: dict[Any, _Value], at: _At) -> list[_Value]:
+    def _control(self, equation: Any, env: dict[Any, Value], at: At) -> list[Value]:
         """An equation that has calls of layers inside: a loop, a branch, or a function of functions."""
         name, parts, outside = equation.primitive.name, inner(equation, None), at._replace(tags=())
         if name == "cond":
             for var in equation.invars:
-                self._settled(env, var, at)
-            node = self._node("operation", "cond", outside)
-            self._feed(node, env, equation.invars[:1], at)
+                self.settled(env, var, at)
+            node = self.node("operation", "cond", outside)
+            self.feed(node, env, equation.invars[:1], at)
             for branch in parts:
-                within = {var: _value(env, equation.invars[i]) for var, i in _takes(branch)}
+                within = {var: value_of(env, equation.invars[i]) for var, i in _takes(branch)}
                 self._walk(branch.jaxpr, within, at)
-                self._feed(node, within, branch.jaxpr.outvars, at)
-            return [self._from(node, var) for var in equation.outvars]
+                self.feed(node, within, branch.jaxpr.outvars, at)
+            return [self.start(node, var) for var in equation.outvars]
         if name == "scan" and at.loop and at.frame in self.loops:
             return self.loops[at.frame]  # steps that are left over when time is cut into chunks
         if name in ("scan", "while") and not at.loop:
-            values = [self._settled(env, var, at) for var in equation.invars]
+            values = [self.settled(env, var, at) for var in equation.invars]
             badge = f"× {equation.params['length']}" if name == "scan" else ""
-            at = outside._replace(frame=self._node("frame", name, outside, badge=badge))
+            at = outside._replace(frame=self.node("frame", name, outside, badge=badge))
         else:
-            values = [_value(env, var) for var in equation.invars]
+            values = [value_of(env, var) for var in equation.invars]
         outputs = self._inside(parts[0].jaxpr, [values[i] for _, i in _takes(parts[0])], at)
         if name == "scan" and at.loop:
             self.loops[at.frame] = outputs
         return outputs
 
-    def _operation(self, equation: Any, env: dict[Any, _Value], at: _At) -> list[_Value]:
+    def _operation(self, equation: Any, env: dict[Any, Value], at: At) -> list[Value]:
         """An equation of a composite's own code."""
-        values = [_value(env, var) for var in equation.invars]
+        values = [value_of(env, var) for var in equation.invars]
         origins = {value.origin for value in values} - {None}
         held = frozenset[str]().union(*(value.held for value in values))
         primitive, name = equation.primitive.name, _function_name(equation)
         multiplied = bool(held) and primitive in _MULTIPLY
         if len(origins) < 2 and not (origins and (name or multiplied or primitive in ("while", "scan", "cond"))):
             done = frozenset({primitive, *(one.primitive.name for one in _all_equations(equation))})
-            origin = next((value for value in values if value.origin is not None), _NOTHING)
+            origin = next((value for value in values if value.origin is not None), NOTHING)
             through = frozenset[str]().union(done, *(value.through for value in values))
             return [origin._replace(through=through, held=held)] * len(equation.outvars)
         label = name or labels.operation(str(equation.params.get("name") or primitive))
@@ -221,13 +139,12 @@ class _Builder:
         kind = "function" if name and len(origins) < 2 else "operation"
         more = {"family": "activation"} if kind == "function" else {}
         if joined is None:
-            node = self._fed(kind, label, at._replace(tags=()), env, equation.invars, **more)
+            joined = self.fed(kind, label, at._replace(tags=()), env, equation.invars, **more)
         else:
-            self._feed(joined, env, equation.invars, at)
-            node = joined
-        return [self._from(node, var) for var in equation.outvars]
+            self.feed(joined, env, equation.invars, at)
+        return [self.start(joined, var) for var in equation.outvars]
 
-    def _joined(self, label: str, equation: Any, values: list[_Value], at: _At) -> int | None:
+    def _joined(self, label: str, equation: Any, values: list[Value], at: At) -> int | None:
         """The sum (or product) that this one goes on with, so that a + b + c is one node."""
         for var, value in zip(equation.invars, values, strict=True):
             if value.origin is None or value.through or label not in ("+", "×") or self.uses[var] != 1:
@@ -239,9 +156,9 @@ class _Builder:
 
     # Calls of layers
 
-    def _box(self, box: Box, equation: Any, env: dict[Any, _Value], at: _At) -> list[_Value]:
+    def _box(self, box: Box, equation: Any, env: dict[Any, Value], at: At) -> list[Value]:
         layer, jaxpr = box.layer, equation.params["jaxpr"].jaxpr
-        copies = isinstance(layer, Repeat | Ensemble | Scan)
+        copies = isinstance(layer, _COPIES)
         if layer._is_wrapper and not copies:
             self._link(box)
             word = labels.tag(layer)
@@ -250,7 +167,7 @@ class _Builder:
         opens = isinstance(layer, Composite) and any(map(self._is_or_has_box, jaxpr.eqns))
         if opens and not copies and at.bare and at.depth:
             below = at._replace(depth=at.depth - 1, bare=False, tags=(), loop=False)
-            return self._inside(jaxpr, [_value(env, var) for var in equation.invars], below)
+            return self._inside(jaxpr, [value_of(env, var) for var in equation.invars], below)
         if isinstance(layer, Composite):
             again = self._again(box, equation, env, at)
             if again is not None:
@@ -264,36 +181,33 @@ class _Builder:
             outputs = self._leaf(box, equation, env, at)
         return outputs
 
-    def _inside_wrapper(self, jaxpr: Any, equation: Any, env: dict[Any, _Value], at: _At) -> list[_Value]:
-        within = dict(zip(jaxpr.invars, (_value(env, var) for var in equation.invars), strict=True))
+    def _inside_wrapper(self, jaxpr: Any, equation: Any, env: dict[Any, Value], at: At) -> list[Value]:
+        within = dict(zip(jaxpr.invars, (value_of(env, var) for var in equation.invars), strict=True))
         self._walk(jaxpr, within, at)
-        return [_value(within, var) for var in jaxpr.outvars]
+        return [value_of(within, var) for var in jaxpr.outvars]
 
     def _is_or_has_box(self, equation: Any) -> bool:
         return self.flow.box_of(equation) is not None or self._has_boxes(equation)
 
-    def _leaf(self, box: Box, equation: Any, env: dict[Any, _Value], at: _At) -> list[_Value]:
+    def _leaf(self, box: Box, equation: Any, env: dict[Any, Value], at: At) -> list[Value]:
         layer = box.layer
-        kind = "function" if isinstance(layer, Function) else "layer"
+        kind = "function" if isinstance(layer, Function) else "array" if isinstance(layer, _ARRAYS) else "layer"
         what = {"path": box.path, "family": labels.family(layer), "name": labels.given_name(box.path, layer)}
-        node = self._fed(kind, labels.label(layer), at, env, equation.invars, **what)
+        node = self.fed(kind, labels.label(layer), at, env, equation.invars, **what)
         self.reads[node] = self.reads.get(node, frozenset()) | frozenset(self._read_in(equation))
         self.last[at.frame] = _Repeated(box, equation, node, 1)
-        outputs = [self._from(node, var) for var in equation.outvars]
-        if isinstance(layer, Param | Constant):
-            self.nodes[node] = self.nodes[node]._replace(kind="array")
-        return outputs
+        return [self.start(node, var) for var in equation.outvars]
 
-    def _frame(self, box: Box, equation: Any, env: dict[Any, _Value], at: _At, below: _At) -> list[_Value]:
+    def _frame(self, box: Box, equation: Any, env: dict[Any, Value], at: At, below: At) -> list[Value]:
         layer, name = box.layer, labels.given_name(box.path, box.layer)
         badge = labels.badge(layer, _steps(box))
-        values = [self._settled(env, var, at) for var in equation.invars]
-        frame = self._node("frame", labels.kind(layer), at, name=name, path=box.path, badge=badge)
+        values = [self.settled(env, var, at) for var in equation.invars]
+        frame = self.node("frame", labels.kind(layer), at, name=name, path=box.path, badge=badge)
         outputs = self._inside(equation.params["jaxpr"].jaxpr, values, below._replace(frame=frame, tags=()))
         self.last[at.frame] = _Repeated(box, equation, frame, 1)
         return outputs
 
-    def _copies(self, box: Box, equation: Any, env: dict[Any, _Value], at: _At) -> list[_Value]:
+    def _copies(self, box: Box, equation: Any, env: dict[Any, Value], at: At) -> list[Value]:
         """A wrapper that runs its child many times: a frame with a badge, or the badge alone on a single node."""
         outputs = self._frame(box, equation, env, at, at._replace(bare=True, loop=isinstance(box.layer, Scan)))
         frame = self.last[at.frame].node
@@ -307,21 +221,21 @@ class _Builder:
         )
         self.last[at.frame] = self.last[at.frame]._replace(node=node.number)
         self.edges = {pair: shapes for pair, shapes in self.edges.items() if pair[1] != node.number}
-        self._feed(node.number, env, equation.invars, at)
+        self.feed(node.number, env, equation.invars, at)
         ends = zip(equation.outvars, outputs, strict=True)
-        return [self._from(node.number, var) if value.origin == node.number else value for var, value in ends]
+        return [self.start(node.number, var) if value.origin == node.number else value for var, value in ends]
 
-    def _again(self, box: Box, equation: Any, env: dict[Any, _Value], at: _At) -> list[_Value] | None:
+    def _again(self, box: Box, equation: Any, env: dict[Any, Value], at: At) -> list[Value] | None:
         """The outputs of a composite that does the same as the one before it, to what that one gave: one frame × 2."""
         last = self.last.get(at.frame)
         if last is None or last.box.layer != box.layer or last.box.path == box.path or last.box.inputs != box.inputs:
             return None
         before = last.equation
-        chained = [a in before.outvars for a in equation.invars if not hasattr(a, "val")]
-        same = [a is b for a, b in zip(equation.invars, before.invars, strict=False)]
-        if len(same) != len(equation.invars) or not any(chained):
+        chained = [var in before.outvars for var in equation.invars]
+        if len(before.invars) != len(chained) or not any(chained):
             return None
-        if not all(c or s for c, s in zip(chained, same, strict=False)):
+        pairs = zip(chained, equation.invars, before.invars, strict=True)
+        if not all(goes_on or one is other for goes_on, one, other in pairs):
             return None
         if any(self.uses[var] != 1 for var in before.outvars):
             return None
@@ -329,7 +243,7 @@ class _Builder:
         name = f"{node.name.split(' … ')[0]} … {labels.given_name(box.path, box.layer)}" if node.name else ""
         self.nodes[last.node] = node._replace(badge=f"× {count}", name=name)
         self.last[at.frame] = _Repeated(box, equation, last.node, count)
-        return [_value(env, var) for var in before.outvars]
+        return [value_of(env, var) for var in before.outvars]
 
     def _calls(self, equation: Any) -> int:
         """How many calls of layers, wrappers aside, are in an equation: a frame around one would say little."""
@@ -345,10 +259,6 @@ class _Builder:
     def _link(self, box: Box) -> None:
         if isinstance(box.layer, Tied):
             self.linked.append((_layer_path(box.path, box.layer.to), _layer_path(box.path, box.layer.target)))
-
-
-def _value(env: dict[Any, _Value], var: Any) -> _Value:
-    return _NOTHING if hasattr(var, "val") else env.get(var, _NOTHING)  # a literal has its number as val
 
 
 # Jaxprs
@@ -388,42 +298,3 @@ def _steps(box: Box) -> int | None:
 def _layer_path(root: str, array: str) -> str:
     """The path of the layer that an array, whose path is relative to a root, belongs to."""
     return "/".join((*names_of(root), *names_of(array)[:-1]))
-
-
-def _inputs(box: Box) -> list[str]:
-    """The arrays that go into a call, by the names that its forward has for its inputs."""
-    inputs, kwargs = box.inputs
-    names = _parameter_names(box.layer)[: len(inputs)]
-    names += [f"input {i + 1}" if len(inputs) > 1 else "input" for i in range(len(names), len(inputs))]
-    pairs = [*zip(names, inputs, strict=True), *sorted(kwargs.items())]
-    return [join(name, inner) for name, tree in pairs for inner in _places(tree)]
-
-
-def _outputs(box: Box) -> list[str]:
-    """The arrays that come out of a call, by their places."""
-    found: list[str] = []
-    for place in _places(box.output):
-        first, *others = place.split("/")
-        found.append("/".join([f"output {int(first) + 1}" if first.isdigit() else first or "output", *others]))
-    return found
-
-
-def _places(tree: Any) -> list[str]:
-    """The places of the arrays in a tree; "" of one that is an array itself."""
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return [jax.tree_util.keystr(place, simple=True, separator="/") for place, leaf in leaves if is_array(leaf)]
-
-
-def _parameter_names(layer: Layer) -> list[str]:
-    """The names of the positional inputs that a layer's forward lists; of one that takes any, its first child's."""
-    forward = layer.function if isinstance(layer, Composed | Function) else type(layer).forward
-    try:
-        parameters = list(inspect.signature(forward).parameters.values())
-    except ValueError:  # a function in C
-        return []
-    skipped = 0 if isinstance(layer, Function) else 1 if isinstance(layer, Composed) else 2
-    parameters = parameters[skipped:]
-    if any(one.kind is one.VAR_POSITIONAL for one in parameters):
-        children = layer._entries()
-        return _parameter_names(children[0][1]) if children and not isinstance(layer, Each) else []
-    return [one.name for one in parameters if one.kind is not one.KEYWORD_ONLY]

@@ -9,50 +9,14 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from graphlib import TopologicalSorter
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import NamedTuple
 
 from funcnets.inspect.marks import Point
+from funcnets.inspect.ranks import Item, Link, Piece, reach_of, rows_of, spread
 
 _GAP, _NEAR, _LANE = 28.0, 18.0, 12.0  # between items, between an item and a lane, between lanes
 _PORT = 16.0  # between two ends at one item
-
-
-class Item(NamedTuple):
-    """What is to be placed.
-
-    Attributes:
-      width, height: Its size.
-      margin: How far what is written at its end reaches to either side.
-      enter, leave: Where links enter and leave, from the middle, by their keys; where links of other keys do is free.
-      row: "first" or "last" for items of that row, else "".
-      round: Whether links may also enter it from a side.
-    """
-
-    width: float
-    height: float
-    margin: float = 0.0
-    enter: Mapping[Hashable, float] = {}
-    leave: Mapping[Hashable, float] = {}
-    row: str = ""
-    round: bool = False
-
-
-class Link(NamedTuple):
-    """A link from item to item, by numbers; links of a source with one key share a lane.
-
-    Attributes:
-      source, target: The items.
-      key: What tells its ends apart at items that have ends by key.
-      above, below: The room for what is written where it starts and where it ends.
-    """
-
-    source: int
-    target: int
-    key: Hashable = None
-    above: float = 0.0
-    below: float = 0.0
 
 
 class Places(NamedTuple):
@@ -69,14 +33,6 @@ class Places(NamedTuple):
     sides: list[bool]
 
 
-class _Piece(NamedTuple):
-    """A part of a link, from one row to the next."""
-
-    upper: int
-    lower: int
-    key: Hashable
-
-
 def layered(items: Sequence[Item], links: Sequence[Link]) -> Places:
     """Places for items, with the top left corner at about (0, 0)."""
     return _Layout(items, links).places()
@@ -85,25 +41,25 @@ def layered(items: Sequence[Item], links: Sequence[Link]) -> Places:
 class _Layout:
     def __init__(self, items: Sequence[Item], links: Sequence[Link]) -> None:
         self.items, self.links = list(items), links
-        self.row = _rows(items, links)
+        self.row = rows_of(items, links)
         self.count = len(items)  # what is beyond are lanes
-        self.pieces: list[_Piece] = []
+        self.pieces: list[Piece] = []
         self.chains: list[list[int]] = []  # the vertices that a link passes
         self._with_lanes()
-        self.up: dict[int, list[_Piece]] = defaultdict(list)
-        self.down: dict[int, list[_Piece]] = defaultdict(list)
+        self.up: dict[int, list[Piece]] = defaultdict(list)
+        self.down: dict[int, list[Piece]] = defaultdict(list)
         for piece in self.pieces:
             self.down[piece.upper].append(piece)
             self.up[piece.lower].append(piece)
         self.order = self._ordered()
         self.at = {v: i for row in self.order for i, v in enumerate(row)}
-        self.height, self.depth = (_reach(self.pieces, self.count, upwards=up) for up in (False, True))
+        self.height, self.depth = (reach_of(self.pieces, self.count, upwards=up) for up in (False, True))
         self.straight = self._straightened()
         self.enter = self._entrances()
 
     def _with_lanes(self) -> None:
         lanes: dict[tuple[int, Hashable, int], int] = {}
-        seen: dict[_Piece, None] = {}
+        seen: dict[Piece, None] = {}
         for link in self.links:
             chain = [link.source]
             for row in range(self.row[link.source] + 1, self.row[link.target]):
@@ -115,7 +71,7 @@ class _Layout:
                 chain.append(lanes[place])
             chain.append(link.target)
             self.chains.append(chain)
-            seen |= dict.fromkeys(_Piece(a, b, link.key) for a, b in itertools.pairwise(chain))
+            seen |= dict.fromkeys(Piece(a, b, link.key) for a, b in itertools.pairwise(chain))
         self.pieces = list(seen)
 
     def _is_lane(self, v: int) -> bool:
@@ -140,15 +96,15 @@ class _Layout:
                 best, fewest = [list(row) for row in rows], crossings
         return best
 
-    def _mean_end(self, v: int, neighbours: Mapping[int, list[_Piece]]) -> float:
+    def _mean_end(self, v: int, neighbours: Mapping[int, list[Piece]]) -> float:
         ends = [self._upper_end(p) if p.lower == v else self._lower_end(p) for p in neighbours.get(v, ())]
         return sum(ends) / len(ends) if ends else float(self.at[v])
 
-    def _upper_end(self, piece: _Piece) -> float:
+    def _upper_end(self, piece: Piece) -> float:
         """Where a piece starts in the order of its row; between whole numbers where its item has ends apart."""
         return self.at[piece.upper] + self._leave(piece) / (self.items[piece.upper].width + 1)
 
-    def _lower_end(self, piece: _Piece) -> float:
+    def _lower_end(self, piece: Piece) -> float:
         item = self.items[piece.lower]
         return self.at[piece.lower] + item.enter.get(piece.key, 0.0) / (item.width + 1)
 
@@ -164,7 +120,7 @@ class _Layout:
 
     def _straightened(self) -> dict[int, int]:
         """The vertices that stand straight under another: the main path, and each lane."""
-        taken: list[_Piece] = []
+        taken: list[Piece] = []
         main = [p for p in self.pieces if self._is_main(p)]
         lanes = [p for p in self.pieces if self._is_lane(p.upper) and self._is_lane(p.lower)]
         loose = [p for p in self.pieces if len(self.down[p.upper]) == 1 and len(self.up[p.lower]) == 1]
@@ -181,7 +137,7 @@ class _Layout:
                 taken.append(piece)
         return {p.lower: p.upper for p in taken}
 
-    def _is_main(self, piece: _Piece) -> bool:
+    def _is_main(self, piece: Piece) -> bool:
         """Whether each end is the other's way on: the one that leads furthest, or the middle one of those that do."""
         if self._is_lane(piece.upper) or self._is_lane(piece.lower):
             return False
@@ -189,14 +145,14 @@ class _Layout:
         before = {p: self.depth[p.upper] for p in self.up[piece.lower] if not self._is_lane(p.upper)}
         return self._middle(after, self._lower_end) == piece == self._middle(before, self._upper_end)
 
-    def _middle(self, reach: Mapping[_Piece, int], end: Callable[[_Piece], float]) -> _Piece | None:
+    def _middle(self, reach: Mapping[Piece, int], end: Callable[[Piece], float]) -> Piece | None:
         best = sorted((p for p in reach if reach[p] == max(reach.values())), key=end)
         return best[len(best) // 2] if len(best) % 2 else None
 
     # Where links enter and leave
 
-    def _entrances(self) -> dict[_Piece, float]:
-        enter: dict[_Piece, float] = {}
+    def _entrances(self) -> dict[Piece, float]:
+        enter: dict[Piece, float] = {}
         for v, pieces in self.up.items():
             item, own = self.items[v], [p for p in pieces if p.key not in self.items[v].enter]
             own.sort(key=self._upper_end)
@@ -207,7 +163,7 @@ class _Layout:
             enter |= {p: item.enter[p.key] for p in pieces if p.key in item.enter}
         return enter
 
-    def _leave(self, piece: _Piece) -> float:
+    def _leave(self, piece: Piece) -> float:
         return self.items[piece.upper].leave.get(piece.key, 0.0)
 
     # Left and right
@@ -232,7 +188,7 @@ class _Layout:
                 weight = 1.0 if self._is_lane(p.upper) or self._is_lane(p.lower) else 4.0
                 pulls[b].append((a, shift, weight))
                 pulls[a].append((b, -shift, weight))
-        x = _spread(dict.fromkeys(head), apart, pulls)
+        x = spread(dict.fromkeys(head), apart, pulls)
         return [x[head[v]] + offset[v] for v in range(len(self.items))]
 
     def _distance(self, a: int, b: int) -> float:
@@ -250,7 +206,7 @@ class _Layout:
         for chain, link in zip(self.chains, self.links, strict=True):
             path: list[Point] = []
             for a, b in itertools.pairwise(chain):
-                piece = _Piece(a, b, link.key)
+                piece = Piece(a, b, link.key)
                 start, end = x[a] + self._leave(piece), x[b] + self.enter[piece]
                 if not self._is_lane(a):
                     path.append((start, y[a] + self.items[a].height / 2))
@@ -268,7 +224,7 @@ class _Layout:
     def _side(self, chain: list[int], x: list[float]) -> int:
         """From which side a link enters the last of its chain: −1 left, 1 right, 0 from above."""
         before, v = chain[-2:]
-        start = x[before] + self._leave(_Piece(before, v, None)) if self._is_lane(before) else x[before]
+        start = x[before] + self._leave(Piece(before, v, None)) if self._is_lane(before) else x[before]
         apart = start - x[v]
         if not self.items[v].round or abs(apart) < self.items[v].width / 2 + 10:
             return 0
@@ -300,64 +256,6 @@ class _Layout:
         ]
         bend = max((abs(a - b) for a, b in ends), default=0.0)
         return 15 + max(starting, default=0.0) + max(ending, default=0.0) + (min(8 + bend / 12, 28) if bend > 2 else 0)
-
-
-def _rows(items: Sequence[Item], links: Sequence[Link]) -> list[int]:
-    """The row of each item: one below the lowest that leads to it; where nothing does, right above the highest next."""
-    before: dict[int, set[int]] = {v: set() for v in range(len(items))}
-    for link in links:
-        before[link.target].add(link.source)
-    top = any(item.row == "first" for item in items)
-    row: dict[int, int] = {}
-    for v in TopologicalSorter(before).static_order():
-        start = 1 if top and items[v].row != "first" else 0
-        row[v] = max([start, *(row[u] + 1 for u in before[v])])
-    for v, item in enumerate(items):
-        after = [row[link.target] for link in links if link.source == v]
-        if item.row == "" and not before[v] and after:
-            row[v] = max(min(after) - 1, 0)
-    last = max((r for v, r in row.items() if items[v].row != "last"), default=-1) + 1
-    for v, item in enumerate(items):
-        if item.row == "last":
-            row[v] = last
-    used = {r: i for i, r in enumerate(sorted(set(row.values())))}
-    return [used[row[v]] for v in range(len(items))]
-
-
-def _reach(pieces: Iterable[_Piece], items: int, *, upwards: bool) -> dict[int, int]:
-    """How many items the longest way from each vertex passes."""
-    following: dict[int, set[int]] = defaultdict(set)
-    for p in pieces:
-        a, b = (p.lower, p.upper) if upwards else (p.upper, p.lower)
-        following[a].add(b)
-    reach: dict[int, int] = {}
-    for v in TopologicalSorter(following).static_order():
-        reach[v] = max((reach[u] + (u < items) for u in following[v]), default=0)
-    return reach
-
-
-def _spread(
-    blocks: Iterable[int],
-    apart: Mapping[tuple[int, int], float],
-    pulls: Mapping[int, Sequence[tuple[int, float, float]]],
-) -> dict[int, float]:
-    """x of each block: as far apart as they must be, and as near to what pulls them as they may."""
-    left: dict[int, list[tuple[int, float]]] = defaultdict(list)
-    right: dict[int, list[tuple[int, float]]] = defaultdict(list)
-    for (a, b), distance in apart.items():
-        left[b].append((a, distance))
-        right[a].append((b, distance))
-    blocks, x = list(blocks), dict[int, float]()
-    for b in TopologicalSorter({b: [a for a, _ in left[b]] for b in blocks}).static_order():
-        x[b] = max((x[a] + distance for a, distance in left[b]), default=0.0)
-    for turn in range(40):
-        for b in sorted(blocks, key=lambda b: x[b], reverse=turn % 2 == 0):
-            if pulls.get(b):
-                wanted = sum((x[a] + shift) * w for a, shift, w in pulls[b]) / sum(w for _, _, w in pulls[b])
-                lowest = max((x[a] + distance for a, distance in left[b]), default=wanted)
-                highest = min((x[c] - distance for c, distance in right[b]), default=wanted)
-                x[b] = max(lowest, min(wanted, highest)) if lowest <= highest else x[b]
-    return x
 
 
 def _without_repeats(path: list[Point]) -> list[Point]:

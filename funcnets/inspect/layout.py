@@ -8,12 +8,14 @@ from typing import NamedTuple
 
 from funcnets.inspect.columns import Page, in_columns
 from funcnets.inspect.graph import Edge, Graph, Node
-from funcnets.inspect.layered import Item, Link, Places, layered
+from funcnets.inspect.layered import Places, layered
 from funcnets.inspect.marks import Point, Rectangle, Text, Wire, text_width
+from funcnets.inspect.ranks import Item, Link
 
 TITLE, SMALL = 13.0, 11.0  # sizes of letters
 _PAD, _FOOT = 14.0, 14.0  # the room in a frame at its sides, and below
 _HEADS = (24.0, 36.0)  # above, for one line, for two
+_LONGEST = 28
 _MARGIN = 18.0
 _BOX_HEIGHTS = (30.0, 44.0)  # of one line, of two
 _PILL = 22.0
@@ -116,9 +118,9 @@ class _Layout:
         whole = self._laid(None)
         self._put(None, whole, 0.0, 0.0)
         if not self.ties:
-            self.places, self.wires, self.texts = in_columns(Page(self.places, self.wires, self.texts))
+            self.places, self.wires, self.texts = in_columns(self._page())
         self._draw_ties()
-        page = Page(self.places, self.wires, self.texts)
+        page = self._page()
         left, top, width, height = page.bounds()
         page = page.moved(_MARGIN - left, _MARGIN - top)
         return Layout(width + 2 * _MARGIN, height + 2 * _MARGIN, *page, frozenset(self.foot))
@@ -276,27 +278,48 @@ class _Layout:
     # Ties
 
     def _draw_ties(self) -> None:
-        left = min([box.x for box in self.places.values()] + [x for w in self.wires for x, _ in w.points], default=0.0)
-        for tie in self.ties:
-            a, b = (self.places[self.foot.get(n, n)] for n in (tie.source, tie.target))
-            ya, yb = a.y + a.height / 2, b.y + b.height / 2
-            if abs(ya - yb) < 12:
-                a, b = sorted((a, b))
-                self.wires.append(Wire(((a.x + a.width, ya), (b.x, yb)), False, False, tie=True))
+        """A lane at the left for what shares one path, with a branch to each; two side by side are joined directly."""
+        left = self._page().bounds().x
+        for path, numbers in self._tied().items():
+            boxes = [self.places[n] for n in numbers]
+            heights = [box.y + box.height / 2 for box in boxes]
+            if len(boxes) == 2 and abs(heights[0] - heights[1]) < 12:
+                a, b = sorted(boxes)
+                points = (a.x + a.width, a.y + a.height / 2), (b.x, a.y + a.height / 2)
+                self.wires.append(Wire(points, False, False, tie=True))
                 continue
-            left -= 16
-            self.wires.append(Wire(((a.x, ya), (left, ya), (left, yb), (b.x, yb)), False, False, tie=True))
-            label = f"tied: {tie.tied}" if tie.tied else "tied"
-            self.texts.append(Text(label, left, (ya + yb) / 2, SMALL, role="tie", upright=True))
+            left -= 18
+            top, bottom = min(heights), max(heights)
+            self.wires.append(Wire(((left, top), (left, bottom)), False, False, tie=True))
+            ends = zip(boxes, heights, strict=True)
+            self.wires += [Wire(((left, y), (box.x, y)), False, False, tie=True) for box, y in ends]
+            label = f"tied: {shortened(path)}" if path else "tied"
+            self.texts.append(Text(label, left, (top + bottom) / 2, SMALL, role="tie", upright=True))
+
+    def _tied(self) -> dict[str, dict[int, None]]:
+        found: dict[str, dict[int, None]] = defaultdict(dict)
+        for tie in self.ties:
+            found[tie.tied or ""] |= {self.foot.get(n, n): None for n in (tie.source, tie.target)}
+        return found
+
+    def _page(self) -> Page:
+        return Page(self.places, self.wires, self.texts)
 
 
 def lines_of(node: Node) -> tuple[str, str]:
     """The two lines that are written in a node: what it is, and its name and marks."""
+    label, name = shortened(node.label), shortened(node.name)
     if node.kind == "frame":
-        return (node.name, node.label) if node.name and node.name != node.label else (node.label, "")
-    if node.kind == "array":
-        return node.name or node.label, " · ".join([node.label.lower()] * bool(node.name) + list(node.tags))
-    return node.label, " · ".join([node.name] * bool(node.name) + list(node.tags))
+        first, *others = [line for line in (name, label) if line]
+        return first, " · ".join([*others, *node.tags])
+    if node.kind == "array" and name:
+        return name, " · ".join([label.lower(), *node.tags])
+    return label, " · ".join([*([name] if name else []), *node.tags])
+
+
+def shortened(text: str) -> str:
+    """A text of at most 28 characters."""
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
 def _written(shapes: tuple[str, ...]) -> str:

@@ -266,6 +266,29 @@ def test_wrong_arguments():
 # The picture itself
 
 
+def test_a_tall_picture_stands_in_columns():
+    net, sample = models.resnet18()
+    layout = lay_out(graph_of(traced(net, sample, {}), 3))
+    assert layout.width > layout.height
+    assert sum(wire.square for wire in layout.wires) == 3
+    column = lay_out(graph_of(traced(models.unet()[0], models.unet()[1], {}), 2))  # skips leave no place to cut
+    assert column.width < column.height
+    assert not any(wire.square for wire in column.wires)
+
+
+def test_a_path_that_many_share_has_one_lane():
+    net = fn.Sequential(("a", fn.Dense(3)), fn.Dense(3), ("a", fn.Dense(3)), ("a", fn.Dense(3)))
+    drawing = fn.draw(net, X)
+    assert ties_of(drawing) == [("a", "a", "a")] * 2
+    assert drawing.svg.count("tied: a<") == 1
+
+
+def test_long_names_are_cut():
+    text = fn.draw(fn.Sequential(("a" * 40, fn.Dense(3))), X).svg
+    assert "a" * 27 + "…" in text
+    assert "a" * 28 not in text
+
+
 def check_picture(flow, depth):
     """No two texts overlap, and all is in the picture."""
     layout = lay_out(graph_of(flow, depth))

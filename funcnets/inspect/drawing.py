@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from funcnets.inspect.flow import Flow, traced
-from funcnets.inspect.graph import Edge, Graph, Node
-from funcnets.inspect.graph_building import graph_of
-from funcnets.inspect.labels import kind
-from funcnets.inspect.layout import lay_out
-from funcnets.inspect.svg import svg_of
 from funcnets.layer import Layer
 from funcnets.shapes import show
+
+if TYPE_CHECKING:  # the rooms that draw are entered when something is drawn: importing the package stays quick
+    from funcnets.inspect.flow import Flow
+    from funcnets.inspect.graph import Edge, Graph, Node
 
 _READABLE = 40  # nodes, frames and functions aside, in a picture that nobody asked to be larger
 
@@ -29,6 +27,9 @@ class Drawing:
     """
 
     def __init__(self, title: str, graph: Graph, depth: int) -> None:
+        from funcnets.inspect.layout import lay_out
+        from funcnets.inspect.svg import svg_of
+
         self.nodes: tuple[Node, ...] = graph.nodes
         self.edges: tuple[Edge, ...] = graph.edges
         self.depth = depth
@@ -85,6 +86,10 @@ def draw(net: Layer, *sample: Any, depth: int | None = None, **kwargs: Any) -> D
       >>> drawing.edges[1].leaving
       ('32×256',)
     """
+    from funcnets.inspect.flow import traced
+    from funcnets.inspect.graph_building import graph_of
+    from funcnets.inspect.labels import kind
+
     if not isinstance(net, Layer):
         raise TypeError(f"draw takes a layer and a sample of its inputs, draw(net, x), got {show(net)}")
     if depth is not None and (type(depth) is not int or depth < 0):
@@ -96,6 +101,8 @@ def draw(net: Layer, *sample: Any, depth: int | None = None, **kwargs: Any) -> D
 
 def _readable(flow: Flow) -> tuple[Graph, int]:
     """The deepest graph with no more nodes than one reads, but one level at least."""
+    from funcnets.inspect.graph_building import graph_of
+
     graph, depth = graph_of(flow, 1), 1
     while not graph.whole:
         deeper = graph_of(flow, depth + 1)

@@ -47,7 +47,7 @@ def svg_of(graph: Graph, layout: Layout, title: str) -> str:
     width, height = _number(layout.width), _number(layout.height)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
-        f'role="img" aria-labelledby="{mark}-title" font-family="{_FONTS}" style="max-width: 100%; height: auto">\n'
+        f'role="img" aria-labelledby="{mark}-title" font-family="{_FONTS}" style="max-width: 100%">\n'
         f'<title id="{mark}-title">{escape(title)}</title>\n'
         f'<defs><marker id="{mark}-arrow" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7" markerHeight="7" '
         f'orient="auto"><path d="M0 1 L10 5 L0 9 z" fill="{_LINE}"/></marker></defs>\n'

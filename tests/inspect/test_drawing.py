@@ -13,7 +13,9 @@ from catalogue import floats
 
 import funcnets as fn
 from funcnets.inspect import labels
-from funcnets.inspect.drawing import graph_of, lay_out, traced
+from funcnets.inspect.flow import traced
+from funcnets.inspect.graph_building import graph_of
+from funcnets.inspect.layout import lay_out
 
 X = floats(2, 3)
 

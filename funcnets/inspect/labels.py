@@ -10,6 +10,7 @@ from funcnets.combinators import Ensemble, Repeat, Sequential
 from funcnets.compose import Composed, Composite
 from funcnets.layer import Layer
 from funcnets.leaves import Constant, Function, Param, function_name
+from funcnets.parametrization import Parametrized
 from funcnets.scan import Scan
 from funcnets.shapes import names_of
 from funcnets.wrappers import Cast, Freeze, Remat
@@ -122,11 +123,13 @@ def family(layer: Layer) -> str:
 def tag(wrapper: Layer) -> str:
     """The word that a wrapper leaves on what it holds; "" for one that shows in the flow."""
     if isinstance(wrapper, Freeze):
-        return "frozen"
+        return f"frozen but {', '.join(wrapper.but)}" if wrapper.but else "frozen"
     if isinstance(wrapper, Cast):
         return str(wrapper.dtype)
     if isinstance(wrapper, Remat):
         return "remat"
+    if isinstance(wrapper, Parametrized):
+        return ", ".join(dict.fromkeys(kind(how) for _, how in wrapper.by))
     return ""
 
 

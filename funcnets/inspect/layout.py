@@ -7,8 +7,9 @@ from collections.abc import Hashable
 from typing import NamedTuple
 
 from funcnets.inspect.columns import Page, in_columns
-from funcnets.inspect.graph import Edge, Graph, Node
+from funcnets.inspect.graph import Graph, Node
 from funcnets.inspect.layered import Places, layered
+from funcnets.inspect.lines import Line, Lines, written
 from funcnets.inspect.marks import Point, Rectangle, Text, Wire, text_width
 from funcnets.inspect.ranks import Item, Link
 
@@ -38,14 +39,6 @@ def lay_out(graph: Graph) -> Layout:
     return _Layout(graph).layout()
 
 
-class _Line(NamedTuple):
-    """A part of an edge, inside of one frame."""
-
-    source: Hashable  # a node, or ("in", key): where it enters the frame
-    target: Hashable  # a node, or ("out", key)
-    key: int  # the node that the data come from
-
-
 class _Laid(NamedTuple):
     """A frame laid out with its top left corner at (0, 0)."""
 
@@ -61,56 +54,17 @@ class _Laid(NamedTuple):
 class _Layout:
     def __init__(self, graph: Graph) -> None:
         self.nodes = {node.number: node for node in graph.nodes}
-        self.data = [edge for edge in graph.edges if edge.tied is None]
         self.ties = [edge for edge in graph.edges if edge.tied is not None]
-        self.foot = _feet(self.nodes, self.data)
-        self.lines: dict[int | None, dict[_Line, None]] = defaultdict(dict)
-        self.starts: dict[tuple[int | None, _Line], str] = {}
-        self.ends: dict[tuple[int | None, _Line], str] = {}
-        for edge in self.data:
-            self._split(edge)
+        self.lines = Lines(self.nodes, graph.edges)
+        self.foot = self.lines.foot
         self.children: dict[int | None, list[int]] = defaultdict(list)
         for node in graph.nodes:
             if node.number not in self.foot:
                 self.children[node.frame].append(node.number)
+        self.inside: dict[int, _Laid] = {}
         self.places: dict[int, Rectangle] = {}
         self.wires: list[Wire] = []
         self.texts: list[Text] = []
-
-    # Edges as lines inside of frames
-
-    def _split(self, edge: Edge) -> None:
-        source, target = self.foot.get(edge.source, edge.source), edge.target
-        if target in self.foot:
-            return
-        above, below = self._frames(source), self._frames(target)
-        shared = next(frame for frame in above if frame in below)
-        leaving, arriving = _written(edge.leaving), _written(edge.arriving)
-        steps: list[tuple[int | None, _Line]] = []
-        here = source
-        for frame in above[: above.index(shared)]:
-            steps.append((frame, _Line(here, ("out", source), source)))
-            here = frame if frame is not None else here
-        inner: list[tuple[int | None, _Line]] = []
-        there = target
-        for frame in below[: below.index(shared)]:
-            inner.insert(0, (frame, _Line(("in", source), there, source)))
-            there = frame if frame is not None else there
-        middle = (shared, _Line(here, there, source))
-        for frame, line in (*steps, middle, *inner):
-            self.lines[frame][line] = None
-        self.starts[middle] = arriving if steps and leaving != arriving and not inner else leaving
-        if steps and leaving != arriving:
-            self.starts[steps[0]] = leaving
-        if leaving != arriving and (inner or not steps):
-            self.ends[(*steps, middle, *inner)[-1]] = arriving
-
-    def _frames(self, number: int) -> list[int | None]:
-        """The frames around a node, from the inside."""
-        frames: list[int | None] = [self.nodes[number].frame]
-        while frames[-1] is not None:
-            frames.append(self.nodes[frames[-1]].frame)
-        return frames
 
     # Frames, from the inside
 
@@ -126,58 +80,59 @@ class _Layout:
         return Layout(width + 2 * _MARGIN, height + 2 * _MARGIN, *page, frozenset(self.foot))
 
     def _laid(self, frame: int | None) -> _Laid:
-        numbers, lines = self.children[frame], list(self.lines[frame])
-        inside = {n: self._laid(n) for n in numbers if self.nodes[n].kind == "frame"}
-        self.inside = {**getattr(self, "inside", {}), **inside}
-        width = max((self._natural(n) for n in numbers if self.nodes[n].kind == "layer"), default=0.0)
+        numbers, lines = self.children[frame], list(self.lines.inside[frame])
+        self.inside |= {n: self._laid(n) for n in numbers if self.nodes[n].kind == "frame"}
         ends = dict.fromkeys(end for line in lines for end in (line.source, line.target) if isinstance(end, tuple))
         names: list[Hashable] = [*numbers, *ends]
         index = {name: i for i, name in enumerate(names)}
-        items = [self._item(frame, name, inside, width, lines) for name in names]
+        items = [self._item(frame, name, lines) for name in names]
         links = [self._link(frame, line, index) for line in lines]
         placed = layered(items, links)
         return self._framed(frame, names, items, lines, placed)
 
-    def _item(
-        self, frame: int | None, name: Hashable, inside: dict[int, _Laid], width: float, lines: list[_Line]
-    ) -> Item:
+    def _item(self, frame: int | None, name: Hashable, lines: list[Line]) -> Item:
         if isinstance(name, tuple):
-            return Item(0.0, 0.0, row="first" if name[0] == "in" else "last")
+            side, key = name
+            # Outside, its shape is written where it leaves.
+            margin = text_width(written(self.lines.leaving[key]), SMALL) / 2 if side == "out" else 0.0
+            return Item(0.0, 0.0, margin, row="first" if side == "in" else "last")
         node = self.nodes[name]  # pyright: ignore[reportArgumentType]
-        shapes = [self.starts.get((frame, line), "") for line in lines if line.source == name]
+        shapes = [written(self.lines.starts.get((frame, line), ())) for line in lines if line.source == name]
         margin = max((text_width(shape, SMALL) / 2 for shape in shapes), default=0.0)
-        if node.number in inside:
-            laid = inside[node.number]
+        if node.kind == "frame":
+            laid = self.inside[node.number]
             return Item(laid.width, laid.height, margin, laid.enter, laid.leave)
-        size = self._size(node, width)
         row = {"input": "first", "output": "last"}.get(node.kind, "")
-        return Item(*size, margin, row=row, round=node.kind == "operation")
+        return Item(*self._size(node), margin, row=row, round=node.kind == "operation")
 
-    def _link(self, frame: int | None, line: _Line, index: dict[Hashable, int]) -> Link:
-        above = _WRITTEN if (frame, line) in self.starts else 0.0
-        below = _WRITTEN if (frame, line) in self.ends else 0.0
+    def _link(self, frame: int | None, line: Line, index: dict[Hashable, int]) -> Link:
+        above = _WRITTEN if (frame, line) in self.lines.starts else 0.0
+        below = _WRITTEN if (frame, line) in self.lines.ends else 0.0
         return Link(index[line.source], index[line.target], line.key, above, below)
 
-    def _natural(self, number: int) -> float:
-        """How wide a node's writing makes it."""
-        title, name = lines_of(self.nodes[number])
-        feet = [self.nodes[n].label for n, of in self.foot.items() if of == number]
-        badge = text_width(self.nodes[number].badge, SMALL) + 22 if self.nodes[number].badge else 0.0
-        wide = max([text_width(title, TITLE), text_width(name, SMALL), *(text_width(f, SMALL) for f in feet)])
-        return max(wide + 24, badge, 104.0)
-
-    def _size(self, node: Node, width: float) -> tuple[float, float]:
-        if node.kind == "layer":
-            feet = sum(of == node.number for of in self.foot.values())
-            return width, _BOX_HEIGHTS[bool(lines_of(node)[1])] + (feet + bool(node.badge)) * _PILL
-        if node.kind == "operation" and len(node.label) == 1:
-            return 24.0, 24.0
+    def _size(self, node: Node) -> tuple[float, float]:
+        """A node's width and height; layers in one frame are of one width."""
         title, name = lines_of(node)
-        tall = 38.0 if name else 26.0 if node.kind in ("input", "output") else _PILL + 2
-        return max(text_width(title, TITLE), text_width(name, SMALL)) + 24, tall
+        if node.kind == "operation" and len(title) == 1:
+            return 24.0, 24.0
+        badge = _PILL if node.badge else 0.0
+        if node.kind != "layer":
+            tall = 38.0 if name else 26.0 if node.kind in ("input", "output") else _PILL + 2
+            return self._wide(node), tall + badge
+        beside = [self.nodes[n] for n in self.children[node.frame] if self.nodes[n].kind == "layer"]
+        tall = _BOX_HEIGHTS[bool(name)] + len(self._feet_of(node)) * _PILL
+        return max(104.0, *map(self._wide, beside)), tall + badge
+
+    def _wide(self, node: Node) -> float:
+        """How wide a node's writing makes it."""
+        title, *others = *lines_of(node), *(self.nodes[n].label for n in self._feet_of(node)), node.badge
+        return max(text_width(title, TITLE), *(text_width(text, SMALL) for text in others)) + 24
+
+    def _feet_of(self, node: Node) -> list[int]:
+        return [n for n, of in self.foot.items() if of == node.number]
 
     def _framed(
-        self, frame: int | None, names: list[Hashable], items: list[Item], lines: list[_Line], placed: Places
+        self, frame: int | None, names: list[Hashable], items: list[Item], lines: list[Line], placed: Places
     ) -> _Laid:
         """A level with the room around it, its first corner at (0, 0)."""
         middles = dict(zip(names, placed.middles, strict=True))
@@ -221,33 +176,32 @@ class _Layout:
             texts,
         )
 
-    def _shapes(self, frame: int | None, lines: list[_Line], placed: Places) -> list[Text]:
+    def _shapes(self, frame: int | None, lines: list[Line], placed: Places) -> list[Text]:
         """The shapes on the lines, each once where lines of one shape leave together."""
         found: dict[tuple[float, float], dict[str, None]] = defaultdict(dict)
         for path, line, side in zip(placed.paths, lines, placed.sides, strict=True):
-            if (frame, line) in self.starts:
+            if (frame, line) in self.lines.starts:
                 x, y = path[0]
-                found[x, y + 11].setdefault(self.starts[frame, line])
-            if (frame, line) in self.ends:
+                found[x, y + 11] |= self.lines.starts[frame, line]
+            if (frame, line) in self.lines.ends:
                 x, y = path[-2] if side else path[-1]
-                found[x, y - (12 if side else 20)].setdefault(self.ends[frame, line])
-        return [Text(_written(tuple(shapes)), *at, SMALL, role="shape") for at, shapes in found.items()]
+                found[x, y - (12 if side else 20)] |= self.lines.ends[frame, line]
+        return [Text(written(shapes), *at, SMALL, role="shape") for at, shapes in found.items()]
 
     def _put(self, frame: int | None, laid: _Laid, x: float, y: float) -> None:
         """Everything in a frame whose top left corner stands at x, y."""
         self.wires += [wire.moved(x, y) for wire in laid.wires]
         self.texts += [text.moved(x, y) for text in laid.texts]
-        width = max((self._natural(n) for n in self.children[frame] if self.nodes[n].kind == "layer"), default=0.0)
         for number, (dx, dy) in laid.middles.items():
             node = self.nodes[number]
             if node.kind == "frame":
-                inner: _Laid = self.inside[number]
+                inner = self.inside[number]
                 corner = x + dx - inner.width / 2, y + dy - inner.height / 2
                 self.places[number] = Rectangle(*corner, inner.width, inner.height)
                 self._head(node, self.places[number])
                 self._put(number, inner, *corner)
             else:
-                wide, tall = self._size(node, width)
+                wide, tall = self._size(node)
                 self._box(node, Rectangle(x + dx - wide / 2, y + dy - tall / 2, wide, tall))
 
     def _head(self, node: Node, place: Rectangle) -> None:
@@ -261,7 +215,7 @@ class _Layout:
 
     def _box(self, node: Node, place: Rectangle) -> None:
         title, name = lines_of(node)
-        feet = [n for n, of in self.foot.items() if of == node.number]
+        feet = self._feet_of(node)
         middle = place.x + place.width / 2
         own = self.places[node.number] = place._replace(height=place.height - len(feet) * _PILL)
         if node.badge:
@@ -320,24 +274,3 @@ def lines_of(node: Node) -> tuple[str, str]:
 def shortened(text: str) -> str:
     """A text of at most 28 characters."""
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
-
-
-def _written(shapes: tuple[str, ...]) -> str:
-    few = list(dict.fromkeys(shapes))
-    return ", ".join(few) if len(few) <= 2 else f"{few[0]}, … ({len(few)})"
-
-
-def _feet(nodes: dict[int, Node], edges: list[Edge]) -> dict[int, int]:
-    """Functions that stand as the foot of a layer: all that it gives goes through them, and keeps its shape."""
-    foot: dict[int, int] = {}
-    for edge in edges:
-        node, source = nodes[edge.target], nodes[edge.source]
-        alone = sum(e.source == edge.source for e in edges) == 1 == sum(e.target == edge.target for e in edges)
-        after = [e for e in edges if e.source == edge.target]
-        keeps = all(e.leaving == edge.arriving == edge.leaving for e in after)
-        plain = node.kind == "function" and node.frame == source.frame and not node.badge and not node.tags
-        if alone and keeps and plain:
-            over = foot.get(source.number, source.number)
-            if nodes[over].kind == "layer":
-                foot[node.number] = over
-    return foot

@@ -76,7 +76,7 @@ class _Writer:
 
     def _frame(self, node: Node) -> str:
         fill, edge = _FRAMES[self._depth(node) % 2], _TIE if node.number in self.tied else "#b6c2cf"
-        dash = ' stroke-dasharray="5 4"' if "frozen" in node.tags else ""
+        dash = ' stroke-dasharray="5 4"' if any(tag.startswith("frozen") for tag in node.tags) else ""
         return _rectangle(self.layout.places[node.number], 8, f'fill="{fill}" stroke="{edge}"{dash}')
 
     def _node(self, node: Node) -> str:
@@ -91,7 +91,7 @@ class _Writer:
         look = f'fill="{fill}" stroke="{edge}" stroke-width="1.4"'
         if node.number in self.tied:
             look = f'fill="{fill}" stroke="{_TIE}" stroke-width="1.6"'
-        if "frozen" in node.tags:
+        if any(tag.startswith("frozen") for tag in node.tags):
             look += ' stroke-dasharray="5 3"'
         return _rectangle(place, place.height / 2 if node.kind == "function" else 6, look)
 

@@ -200,6 +200,9 @@ def test_wrappers_are_marks():
     drawing = fn.draw(net, X)
     assert [node.tags for node in drawing.nodes] == [(), ("frozen",), ("bfloat16", "remat"), ()]
     assert drawing.edges[1].arriving == ("2×3 bfloat16",)
+    partly = fn.draw(fn.Freeze(fn.Dense(3), but="bias"), X).nodes[1]
+    assert partly.tags == ("frozen but bias",)
+    assert fn.draw(fn.Parametrized(fn.Dense(3), kernel=fn.WeightNorm()), X).nodes[1].tags == ("WeightNorm",)
 
 
 def test_u_net_has_an_edge_past_each_level():
@@ -323,9 +326,49 @@ def test_models_draw_at_every_depth(model):
         check_picture(flow, depth)
 
 
+def two_ways(m, x):
+    a = m.a(x)
+    return m.b(a), a, (m.b(x) * 2).sum()
+
+
+def branching(depth):
+    """Branches in branches, whose parts have several outputs, loops, ties and long names."""
+    inner = branching(depth - 1) if depth else fn.Dense(3)
+    parts = fn.compose(a=fn.Sequential(inner, fn.LayerNorm()), b=fn.Freeze(fn.Dense(3)))(two_ways)
+    wide = fn.compose(split=parts, a_rather_long_name_for_a_layer=fn.Repeat(fn.Residual(inner), 12))(gathered)
+    return fn.Parallel(wide, fn.Repeat(jnp.tanh, 3), fn.Residual(fn.Dense(3)), merge="sum")
+
+
+def gathered(m, x):
+    first, second, third = m.split(x)
+    return m.a_rather_long_name_for_a_layer(first + second) * third
+
+
+def residual_of_many(m, x, *others):
+    return sum((m.layer(other) for other in others), x)
+
+
+ODD = [
+    (fn.compose(a=fn.Dense(3), b=fn.Dense(3))(two_ways), (X,)),
+    (fn.compose(inner=branching(1))(lambda m, x: m.inner(x)), (X,)),
+    (fn.compose(layer=branching(0))(residual_of_many), [X] * 6),
+    (fn.Sequential(fn.Repeat(jnp.tanh, 3), fn.Repeat(fn.Dense(3), 0)), (X,)),
+    (fn.Param((3,), fn.initializers.Ones()), ()),
+    (fn.Sequential(), (X,)),
+    (fn.Dense(2), (np.ones((0, 3), np.float32),)),
+]
+
+
+@pytest.mark.parametrize("which", range(len(ODD)))
+def test_odd_nets_draw(which):
+    net, sample = ODD[which]
+    flow = traced(net, sample, {})
+    for depth in range(6):
+        check_picture(flow, depth)
+
+
 def test_boxes_do_not_overlap():
-    for model in models.ALL:
-        net, sample = model()
+    for net, sample in [*(model() for model in models.ALL), *ODD]:
         drawing = fn.draw(net, *sample)
         places = lay_out(graph_of(traced(net, sample, {}), drawing.depth)).places
         inner = [places[node.number] for node in drawing.nodes if node.kind != "frame"]

@@ -12,8 +12,9 @@ from funcnets.shapes import show
 if TYPE_CHECKING:  # the rooms that draw are entered when something is drawn: importing the package stays quick
     from funcnets.inspect.flow import Flow
     from funcnets.inspect.graph import Edge, Graph, Node
+    from funcnets.inspect.layout import Layout
 
-_READABLE = 40  # nodes, frames and functions aside, in a picture that nobody asked to be larger
+_MOST, _TALLEST = 40, 1400.0  # nodes, frames and functions aside, and the height, of a picture that one reads
 
 
 class Drawing:
@@ -26,14 +27,13 @@ class Drawing:
       svg: The picture, as SVG text.
     """
 
-    def __init__(self, title: str, graph: Graph, depth: int) -> None:
-        from funcnets.inspect.layout import lay_out
+    def __init__(self, title: str, graph: Graph, layout: Layout, depth: int) -> None:
         from funcnets.inspect.svg import svg_of
 
         self.nodes: tuple[Node, ...] = graph.nodes
         self.edges: tuple[Edge, ...] = graph.edges
         self.depth = depth
-        self.svg = svg_of(graph, lay_out(graph), title)
+        self.svg = svg_of(graph, layout, title)
         self._title = title
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -68,7 +68,7 @@ def draw(net: Layer, *sample: Any, depth: int | None = None, **kwargs: Any) -> D
       net: The net.
       *sample: Its inputs: arrays or `jax.ShapeDtypeStruct`s.
       depth: How many levels of composites are opened; what lies deeper is one box. By default as many as leave a
-        picture that can be read, of 40 nodes at most.
+        picture that can be read: of 40 nodes at most, and not much taller than a page.
       **kwargs: Its keyword inputs.
 
     Returns:
@@ -87,7 +87,6 @@ def draw(net: Layer, *sample: Any, depth: int | None = None, **kwargs: Any) -> D
       ('32×256',)
     """
     from funcnets.inspect.flow import traced
-    from funcnets.inspect.graph_building import graph_of
     from funcnets.inspect.labels import kind
 
     if not isinstance(net, Layer):
@@ -95,18 +94,26 @@ def draw(net: Layer, *sample: Any, depth: int | None = None, **kwargs: Any) -> D
     if depth is not None and (type(depth) is not int or depth < 0):
         raise ValueError(f"draw takes depth as a whole number of levels, at least 0, or None, got {depth!r}")
     flow = traced(net, sample, kwargs)
-    graph, depth = _readable(flow) if depth is None else (graph_of(flow, depth), depth)
-    return Drawing(kind(net), graph, depth)
+    return _readable(flow, kind(net)) if depth is None else _drawn(flow, kind(net), depth)[0]
 
 
-def _readable(flow: Flow) -> tuple[Graph, int]:
-    """The deepest graph with no more nodes than one reads, but one level at least."""
+def _drawn(flow: Flow, title: str, depth: int) -> tuple[Drawing, bool, bool]:
+    """A drawing, whether it can be read, and whether there is nothing more to open."""
     from funcnets.inspect.graph_building import graph_of
+    from funcnets.inspect.layout import lay_out
 
-    graph, depth = graph_of(flow, 1), 1
-    while not graph.whole:
-        deeper = graph_of(flow, depth + 1)
-        if sum(node.kind not in ("frame", "function") for node in deeper.nodes) > _READABLE:
+    graph = graph_of(flow, depth)
+    layout = lay_out(graph)
+    nodes = sum(node.kind not in ("frame", "function") for node in graph.nodes)
+    return Drawing(title, graph, layout, depth), nodes <= _MOST and layout.height <= _TALLEST, graph.whole
+
+
+def _readable(flow: Flow, title: str) -> Drawing:
+    """The deepest drawing that can be read, but of one level at least."""
+    drawing, _, whole = _drawn(flow, title, 1)
+    while not whole:
+        deeper, readable, whole = _drawn(flow, title, drawing.depth + 1)
+        if not readable:
             break
-        graph, depth = deeper, depth + 1
-    return graph, depth
+        drawing = deeper
+    return drawing

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Hashable
 from typing import NamedTuple
@@ -232,22 +233,21 @@ class _Layout:
     # Ties
 
     def _draw_ties(self) -> None:
-        """A lane at the left for what shares one path, with a branch to each; two side by side are joined directly."""
+        """A lane at the left for what shares one path, with a branch to each; boxes in one row are joined directly."""
         left = self._page().bounds().x
         for path, numbers in self._tied().items():
             boxes = [self.places[n] for n in numbers]
             heights = [box.y + box.height / 2 for box in boxes]
-            if len(boxes) == 2 and abs(heights[0] - heights[1]) < 12:
-                a, b = sorted(boxes)
-                points = (a.x + a.width, a.y + a.height / 2), (b.x, a.y + a.height / 2)
-                self.wires.append(Wire(points, False, False, tie=True))
+            if max(heights) - min(heights) < 12:
+                for a, b in itertools.pairwise(sorted(boxes)):
+                    self.wires.append(Wire(((a.x + a.width, heights[0]), (b.x, heights[0])), False, False, tie=True))
                 continue
             left -= 18
             top, bottom = min(heights), max(heights)
             self.wires.append(Wire(((left, top), (left, bottom)), False, False, tie=True))
             ends = zip(boxes, heights, strict=True)
             self.wires += [Wire(((left, y), (box.x, y)), False, False, tie=True) for box, y in ends]
-            label = f"tied: {shortened(path)}" if path else "tied"
+            label = f"tied: {path if len(path) <= _LONGEST else '…' + path[-_LONGEST:]}" if path else "tied"
             self.texts.append(Text(label, left, (top + bottom) / 2, SMALL, role="tie", upright=True))
 
     def _tied(self) -> dict[str, dict[int, None]]:

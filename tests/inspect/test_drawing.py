@@ -250,12 +250,22 @@ def test_depth_folds_what_is_below():
 
 
 def test_the_automatic_depth_keeps_a_picture_readable():
+    def size(drawing):
+        return sum(node.kind not in ("frame", "function") for node in drawing.nodes), drawing_height(drawing)
+
+    for model, depth in ((models.resnet18, 3), (models.unet, 1), (models.gpt, 2)):
+        net, sample = model()
+        drawing = fn.draw(net, *sample)
+        deeper = fn.draw(net, *sample, depth=depth + 1)
+        assert drawing.depth == depth
+        assert size(drawing)[0] <= 40 and size(drawing)[1] <= 1400
+        assert size(deeper)[0] > 40 or size(deeper)[1] > 1400
     net, sample = models.resnet18()
-    drawing = fn.draw(net, *sample)
-    assert sum(node.kind not in ("frame", "function") for node in drawing.nodes) <= 40
-    deeper = fn.draw(net, *sample, depth=drawing.depth + 1)
-    assert sum(node.kind not in ("frame", "function") for node in deeper.nodes) > 40
-    assert labels_of(drawing).count("+") == 7  # 8 blocks, of which the first two are one frame × 2
+    assert labels_of(fn.draw(net, *sample)).count("+") == 7  # 8 blocks, of which the first two are one frame × 2
+
+
+def drawing_height(drawing):
+    return float(ElementTree.fromstring(drawing.svg).get("height"))
 
 
 def test_wrong_arguments():
@@ -292,6 +302,15 @@ def test_long_names_are_cut():
     text = fn.draw(fn.Sequential(("a" * 40, fn.Dense(3))), X).svg
     assert "a" * 27 + "…" in text
     assert "a" * 28 not in text
+
+
+def test_ties_in_one_row_are_joined_directly():
+    encoder = fn.Sequential(fn.Dense(3), fn.LayerNorm())
+    net = fn.Each(*[("encoder", encoder)] * 3)
+    layout = lay_out(graph_of(traced(net, (X, X, X), {}), 2))
+    ties = [wire.points for wire in layout.wires if wire.tie]
+    assert len(ties) == 2
+    assert all(a[1] == b[1] and a[0] < b[0] for a, b in ties)
 
 
 def check_picture(flow, depth):

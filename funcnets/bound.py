@@ -126,7 +126,10 @@ class Bound:
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in ("_scope", "state"):
-            raise AttributeError(f"{self!r}: of a running net the state may be set, and nothing else, such as {name!r}")
+            raise AttributeError(
+                f"{self!r}: of a running net the state may be set, and nothing else, such as {name!r}: return it "
+                "beside the output, or look at it with fn.capture"
+            )
         object.__setattr__(self, name, value)
 
     def __repr__(self) -> str:
@@ -170,10 +173,13 @@ class Bound:
 
 
 def _no_array(bound: Bound, *_: Any) -> Any:
-    raise TypeError(f"{bound!r} is a layer, no array to compute with: call it, m.name(), for the array of a Param")
+    raise TypeError(
+        f"{bound!r} is a layer, no array to compute with: call it, m.name(x), or m.name() for the array of a Param"
+    )
 
 
-for _operation in ("add", "sub", "mul", "truediv", "matmul", "pow", "radd", "rsub", "rmul", "rtruediv", "rmatmul"):
+_ARITHMETIC = ("add", "sub", "mul", "truediv", "matmul", "pow", "radd", "rsub", "rmul", "rtruediv", "rmatmul", "neg")
+for _operation in (*_ARITHMETIC, "array"):
     setattr(Bound, f"__{_operation}__", _no_array)
 
 

@@ -195,7 +195,7 @@ class Planning(Scope):
                 self.recorder.close(mark, self.path, self.layer)
         except Exception as error:
             training = " for training, where an input that the sample lacks has its default" if self.train else ""
-            explain(error, self, inputs, kwargs, f", while shapes are planned{training}")
+            explain(error, self.path, self.layer, inputs, kwargs, f", while shapes are planned{training}")
             raise
         self.recorder.calls.append(Call(self.path, self.layer, specs((*inputs, *kwargs.values())), specs(output)))
         return output

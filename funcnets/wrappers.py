@@ -51,7 +51,8 @@ class Residual(Wrapper):
             )
         if y.shape != x.shape:
             raise ValueError(
-                f"Residual adds its input to the body's output, so they have one shape; {show(x)} became {show(y)}"
+                f"Residual adds its input to the body's output, so they have one shape; {show(x)} became {show(y)}. "
+                "A composite of your own adds a projection of the input where widths differ"
             )
         return x + y
 

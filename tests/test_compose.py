@@ -493,8 +493,17 @@ def test_slips_of_authors_are_answered():
         def forward(self, m, x):
             return m.dense(x)
 
-    with pytest.raises(TypeError, match="Old has an __init__ of its own, which makes no children: .* annotated fields"):
-        Old(3).init(KEY, X)
+    with pytest.raises(
+        AttributeError, match="Old.dense cannot be set: .* A field is declared in the class, dense: type"
+    ):
+        Old(3)
+
+    class Empty(fn.Composite):
+        def __init__(self, width):
+            pass
+
+    with pytest.raises(TypeError, match="Empty has an __init__ of its own, which makes no children: .* annotated"):
+        Empty(3).init(KEY, X)
 
     def noise(x, *, key, train=False):
         return x

@@ -27,6 +27,7 @@ from funcnets.inspect import capture as capture
 from funcnets.inspect import check as check
 from funcnets.inspect import diff as diff
 from funcnets.inspect import edit as edit
+from funcnets.inspect import summary as summary
 from funcnets.layer import Layer as Layer
 from funcnets.layers.activation import GLU as GLU
 from funcnets.layers.activation import GatedMLP as GatedMLP
@@ -105,10 +106,14 @@ from funcnets.leaves import pair as pair
 from funcnets.loops import bounded_while as bounded_while
 from funcnets.parametrization import Parametrization as Parametrization
 from funcnets.parametrization import Parametrized as Parametrized
-from funcnets.parametrization import SpectralNorm as SpectralNorm
-from funcnets.parametrization import WeightNorm as WeightNorm
 from funcnets.parametrization import bake as bake
 from funcnets.parametrization import parametrize as parametrize
+from funcnets.parametrizations import LoRA as LoRA
+from funcnets.parametrizations import LowRank as LowRank
+from funcnets.parametrizations import Masked as Masked
+from funcnets.parametrizations import Orthogonal as Orthogonal
+from funcnets.parametrizations import SpectralNorm as SpectralNorm
+from funcnets.parametrizations import WeightNorm as WeightNorm
 from funcnets.scan import Scan as Scan
 from funcnets.wrappers import Cast as Cast
 from funcnets.wrappers import Freeze as Freeze

@@ -8,8 +8,9 @@ n)` what n of them beside each other do, on parameters stacked along a leading a
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
-from typing import Any, ClassVar
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, ClassVar, NamedTuple, Self, overload
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ import jax.numpy as jnp
 from funcnets.bound import Bound, Carried
 from funcnets.compose import Composite, Wrapper, check_children
 from funcnets.layer import Layer
+from funcnets.leaves import as_layer
 from funcnets.record import Kind
 from funcnets.scope import Keys, Misfit
 from funcnets.shapes import Tree, describe, show, specs
@@ -26,8 +28,26 @@ Child = Layer | Callable[..., Any] | tuple[str, Layer | Callable[..., Any]]
 """What a combinator takes: a layer, a function, or either with a name, ("head", Dense(10))."""
 
 
+class Item(NamedTuple):
+    """One of the children in a row.
+
+    Attributes:
+      name: Its name; None for a function that was given none, and goes by its own.
+      held: The layer or function.
+      given: Whether the name is written out even where it is the automatic one.
+    """
+
+    name: str | None
+    held: Layer | Callable[..., Any]
+    given: bool = False
+
+
 class _Row(Composite):
-    """A composite that takes its children one by one."""
+    """A composite that takes its children one by one.
+
+    A row of some of them, or with another among them, is again a value of its kind: `net[1:3]`, `net.append(layer)`,
+    `net.insert(0, layer)`. The others keep their names there, and so their parameters.
+    """
 
     layers: tuple[Child, ...]
 
@@ -36,6 +56,82 @@ class _Row(Composite):
 
     def _arguments(self) -> list[str]:
         return [code(layer) for layer in self.layers]
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __bool__(self) -> bool:
+        return True  # a net without layers is a net all the same
+
+    def __iter__(self) -> Iterator[Layer]:
+        return (as_layer(item.held) for item in self._items())
+
+    @overload
+    def __getitem__(self, which: int | str) -> Layer: ...
+    @overload
+    def __getitem__(self, which: slice) -> Self: ...
+    def __getitem__(self, which: int | str | slice) -> Layer | Self:
+        """A child by number or name; of a slice, the row of these children under the names that they have."""
+        return self._of(self._items()[which]) if isinstance(which, slice) else super().__getitem__(which)
+
+    def append(self, child: Child) -> Self:
+        """The row with one more child at its end; see `insert`."""
+        return self.insert(len(self), child)
+
+    def insert(self, index: int, child: Child) -> Self:
+        """The row with one more child before the one of this number; the others keep their names.
+
+        Args:
+          index: From 0 to the number of children; from the end if negative, as in a list.
+          child: A layer, a function, or a (name, layer) pair. A layer without a name takes the first automatic one
+            that is free.
+
+        Raises:
+          IndexError: A number that is beyond the row.
+          ValueError: A name that another child has.
+        """
+        owner, items = type(self).__name__, self._items()
+        if not isinstance(index, int) or isinstance(index, bool) or not -len(items) <= index <= len(items):
+            raise IndexError(f"{owner} has {len(items)} children, so none goes in at {index!r}")
+        (child,) = check_children(owner, (child,))
+        names = [name for name, _ in self._entries()]
+        if isinstance(child, tuple):
+            name, held = child
+            if name in names:
+                raise ValueError(
+                    f"{describe(self)} has a child {name!r} already: give the new one another name. To tie the two, "
+                    f"build the {owner} with both"
+                )
+            new = Item(name, held, given=True)
+        else:
+            kind = as_layer(child)._auto_name()
+            free = next(f"{kind}_{i}" for i in range(len(names) + 1) if f"{kind}_{i}" not in names)
+            new = Item(free if isinstance(child, Layer) else None, child)
+        at = index % len(items) if index < 0 else index
+        return self._of([*items[:at], new, *items[at:]])
+
+    def _items(self) -> list[Item]:
+        where = self._members().get("layers", ())
+        names = [self._entries()[i][0] for i in where] if isinstance(where, tuple) else []
+        return [
+            Item(name, item[1], given=True)
+            if isinstance(item, tuple)
+            else Item(name if isinstance(item, Layer) else None, item)
+            for name, item in zip(names, self.layers, strict=True)
+        ]
+
+    def _of(self, items: Iterable[Item]) -> Self:
+        """The same kind of row of other children; names are written out where automatic ones would not be the same."""
+        items = list(items)
+        uses = Counter(item.name for item in items)
+        counts: Counter[str] = Counter()
+        layers: list[Child] = []
+        for name, held, given in items:
+            kind = as_layer(held)._auto_name()
+            automatic = name is None or (name == f"{kind}_{counts[kind]}" and uses[name] == 1 and not given)
+            counts[kind] += automatic
+            layers.append(held if automatic or name is None else (name, held))
+        return self._with({"layers": tuple(layers)})
 
 
 class Sequential(_Row):
@@ -58,8 +154,18 @@ class Sequential(_Row):
 
     Example:
       >>> net = fn.Sequential(fn.Dense(256), jax.nn.relu, ("head", fn.Dense(10)))
-      >>> list(net.init(jax.random.key(0), jnp.ones((2, 20))))
+      >>> params = net.init(jax.random.key(0), jnp.ones((2, 20)))
+      >>> list(params)
       ['dense_0', 'head']
+
+      A part of it, or one with another layer, is a net too, in which the layers keep their names and parameters:
+
+      >>> top = net[1:]
+      >>> top
+      Sequential(jax.nn.relu, ('head', Dense(10)))
+      >>> y = top.apply({"head": params["head"]}, jnp.ones((2, 256)))
+      >>> net.insert(0, fn.Dense(64))
+      Sequential(('dense_1', Dense(64)), Dense(256), jax.nn.relu, ('head', Dense(10)))
     """
 
     def __init__(self, *children: Child, layers: Iterable[Child] = ()) -> None:  # type checkers would make up another

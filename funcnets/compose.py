@@ -189,6 +189,7 @@ class Wrapper(Composite):
     - `_seen(tree)`: the child sees its parameters so, array by array; any part of them is given.
     - `_lift(kind, arrays)` and `_view(params)`, each the other's inverse: it declares and holds other arrays than the
       child, whose parameters are a function of them all.
+    - `holds(path)`: the child's parameter at this path takes no gradient.
     """
 
     _is_wrapper: ClassVar[bool] = True
@@ -209,6 +210,10 @@ class Wrapper(Composite):
         if len(layers) > 1:
             raise TypeError(f"{owner} is a wrapper, which has one child, and got {len(layers)}; subclass fn.Composite")
         self._set_children([("", as_layer(getattr(self, name)))], {name: 0})
+
+    def holds(self, path: str) -> bool:
+        """Whether the child's parameter at this path takes no gradient here."""
+        return False
 
     def _outline(self, scope: Scope, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return self.outline(Bound(scope), *inputs, **kwargs)

@@ -4,27 +4,21 @@ from __future__ import annotations
 
 import functools
 import math
-import operator
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funcnets.combinators import Repeat
-from funcnets.compose import Composite
 from funcnets.layer import Layer
 from funcnets.layers.attention import Attention
 from funcnets.layers.cache import KeyValueCache
 from funcnets.layers.positions import Positions
-from funcnets.leaves import as_layer
-from funcnets.places import Place, find, replace, walk
 from funcnets.plan import Plan
 from funcnets.random import as_key
-from funcnets.record import Kind
+from funcnets.rewrite.unrolling import written_out
 from funcnets.shapes import Tree, is_array, show
-from funcnets.wrappers import Tied
 
 
 def generate(
@@ -131,7 +125,7 @@ def _generate(
 ) -> jax.Array:
     state = net.init_state(prompt, **masked, **inputs)
     if unroll:
-        net, params, state = unrolled(net, params, state)
+        net, params, state = written_out(net, params, state)
 
     def choose(logits: jax.Array, i: Any) -> jax.Array:
         wide = logits.astype(jnp.float32)
@@ -183,54 +177,6 @@ def likely(logits: jax.Array, top_k: int | None, top_p: Any) -> jax.Array:
         least = jnp.where(before < top_p, ordered, jnp.inf).min(-1, keepdims=True)
         logits = jnp.where(logits < least, -jnp.inf, logits)
     return logits
-
-
-class _Unrolled(Composite):
-    """The copies of a Repeat, each under its number."""
-
-    layers: tuple[tuple[str, Layer], ...]
-
-    def forward(self, m: Any, x: Any, *others: Any, **kwargs: Any) -> Any:
-        for layer in m.layers:
-            x = layer(x, *others, **kwargs)
-        return x
-
-
-def unrolled(net: Layer, params: Tree, state: Tree) -> tuple[Layer, Tree, Tree]:
-    """A net with each copy of a Repeat under a name of its own, and its parameters and state likewise; the net itself
-    where another wrapper holds copies, or paths lead into them.
-    """
-    layers = [place.layer for place in walk(Place("", net))]
-    if any(isinstance(layer, Tied) or _holds_copies(layer) for layer in layers):
-        return net, params, state
-    if not find(net, Repeat):
-        return net, params, state
-    return replace(net, {Repeat: _copies}), _unstacked(net, "params", params), _unstacked(net, "states", state)
-
-
-def _holds_copies(layer: Layer) -> bool:
-    """Whether a layer holds copies in which those of a Repeat would be stacked."""
-    if isinstance(layer, Repeat):
-        return layer.shared and bool(find(as_layer(layer.body), Repeat))
-    return layer._copies("states") is not None
-
-
-def _copies(layer: Layer) -> Layer:
-    repeat = cast(Repeat, layer)
-    return repeat if repeat.shared else _Unrolled(tuple((str(i), as_layer(repeat.body)) for i in range(repeat.n)))
-
-
-def _unstacked(layer: Layer, kind: Kind, tree: Tree) -> Tree:
-    if isinstance(layer, Repeat) and not layer.shared:
-        body = layer._entries()[0][1]
-        copies = {str(i): jax.tree.map(operator.itemgetter(i), tree) for i in range(layer.n)}
-        return {name: _unstacked(body, kind, copy) for name, copy in copies.items() if copy != {}}
-    if layer._is_wrapper:
-        return _unstacked(layer._entries()[0][1], kind, tree)
-    if not isinstance(tree, dict) or not layer._entries():
-        return tree
-    children = dict(reversed(layer._entries()))  # the first layer under a name says what it holds
-    return {name: _unstacked(children[name], kind, inner) for name, inner in tree.items()}
 
 
 def _plain(number: Any) -> Any:

@@ -6,14 +6,18 @@ which arrays are held instead, given the parameter's initial value, so that the 
 
     forward(decompose(w)) == w                      for what the parametrisation can express
 
-A forward may name `state`, `key` and `train` as that of any leaf, and declares its state in `states(self, w)`.
+A forward may name `state`, `key` and `train` as that of any leaf, and declares its state in `states(self, w)`. A
+decompose that draws names a `key`, one of the parameter's own: `def decompose(self, w, *, key)`. The value w is drawn
+as it is without a parametrisation. Names of arrays that are held but not learned stand in `fixed`.
+
+The usual ones are in `funcnets.parametrizations`.
 """
 
 from __future__ import annotations
 
-import math
+import functools
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -21,11 +25,9 @@ import jax.numpy as jnp
 from funcnets.compose import Composite, Wrapper
 from funcnets.initializers import Zeros
 from funcnets.layer import Layer
-from funcnets.layers.fields import check_whole, refusal
-from funcnets.layers.promotion import at_least_float32
 from funcnets.leaves import Param
 from funcnets.places import Place, find, rebuilt, replace, walk
-from funcnets.random import Request, made
+from funcnets.random import Request, as_key, draw, made, path_key
 from funcnets.record import Arrays, Declaration, Kind, Steps
 from funcnets.rules import chosen
 from funcnets.shapes import (
@@ -42,6 +44,7 @@ from funcnets.shapes import (
     with_entry,
     without_entry,
 )
+from funcnets.signatures import wants_of
 from funcnets.values import call_code, code
 
 
@@ -57,19 +60,52 @@ class Parametrization(Layer):
       >>> net = fn.Parametrized(fn.LayerNorm(), scale=Positive())
       >>> net.init(jax.random.key(0), jnp.ones(2))["scale"]
       {'log': Array([0., 0.], dtype=float32)}
+
+    Attributes:
+      fixed: Names of arrays that are held and take no gradient; `fn.params.frozen` tells of them.
     """
 
-    def decompose(self, w: jax.Array) -> dict[str, jax.Array]:
-        """The arrays that are held in the parameter's place, for its initial value."""
+    fixed: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def _check_author(cls) -> None:
+        super()._check_author()
+        decompose = cls.__dict__.get("decompose")
+        if decompose is None:
+            return
+        takes = wants_of(decompose, skip=1).inputs
+        try:
+            takes.bind(None)
+        except TypeError:
+            raise TypeError(
+                f"{cls.__name__}.decompose takes {takes} after self: it is given the parameter's value, and a key if "
+                "it names one after a *: def decompose(self, w, *, key)"
+            ) from None
+
+    def decompose(self, *args: Any, **kwargs: Any) -> dict[str, jax.Array]:
+        """The arrays that are held in the parameter's place, for its initial value: `decompose(self, w)`."""
         raise NotImplementedError(f"{type(self).__name__} has no decompose: write def decompose(self, w)")
 
+    def _decomposed(self, w: Any, key: Any) -> dict[str, jax.Array]:
+        return self.decompose(w, key=key) if _draws(type(self)) else self.decompose(w)
+
     def params(self, w: Any) -> dict[str, Param]:
-        held: Any = jax.eval_shape(self.decompose, w)
+        held: Any = jax.eval_shape(self._decomposed, w, _key_spec())
         if not isinstance(held, dict) or any(isinstance(one, dict) for one in held.values()):
             raise TypeError(
                 f"{self!r}.decompose returns {show(held)}: it takes a parameter apart into a dict of arrays"
             )
         return {name: Param(one.shape, Zeros(), one.dtype) for name, one in held.items()}
+
+
+@functools.cache
+def _draws(kind: type[Parametrization]) -> bool:
+    return wants_of(kind.decompose, skip=1).key
+
+
+@functools.cache
+def _key_spec() -> Any:
+    return jax.eval_shape(lambda: jax.random.key(0))
 
 
 class Parametrized(Wrapper):
@@ -149,7 +185,14 @@ class Parametrized(Wrapper):
                     f"{describe(self.body)} has no parameter {name!r}{near(name, declared)}; it has "
                     f"{', '.join(declared) or 'none'} for these inputs"
                 )
-        return {name: declared[name].shapes for name, _ in self.by}
+        targets = {name: declared[name].shapes for name, _ in self.by}
+        for name, shapes in targets.items():
+            if isinstance(shapes, dict):
+                raise ValueError(
+                    f"{describe(self.body)}: {name or 'its parameters'} is no single array but {show(shapes)}, which "
+                    "its init makes as a whole: write it as an fn.Layer, whose params declare each array"
+                )
+        return targets
 
     def outline(self, m: Any, *inputs: Any, **kwargs: Any) -> Any:
         targets = self._targets(inputs, kwargs)
@@ -166,9 +209,15 @@ class Parametrized(Wrapper):
         targets, params = self._targets(inputs, kwargs), m.params
         for name, how in self.by:
             held = entry(params, name)
+            if how.fixed and isinstance(held, dict):
+                fixed = {inner: held[inner] for inner in how.fixed if inner in held}
+                held = {**held, **jax.lax.stop_gradient(fixed)}
             w = m._scope.beside(name, how, held).run((targets[name],), {})
             params = with_entry(params, name, w)
         return m.body(*inputs, params=params, **kwargs)
+
+    def holds(self, path: str) -> bool:
+        return any(path == join(name, fixed) for name, how in self.by for fixed in how.fixed)
 
     def _lift(self, kind: Kind, arrays: Arrays) -> Arrays:
         if kind == "states":
@@ -187,31 +236,58 @@ class Parametrized(Wrapper):
 
 
 class Decomposed(Declaration):
-    """What a parametrisation holds in the place of a declared parameter."""
+    """What a parametrisation holds in the place of a declared parameter.
+
+    Attributes:
+      what: The parameter's own declaration.
+      how: The parametrisation.
+    """
 
     def __init__(self, what: Declaration, how: Parametrization) -> None:
         self.what, self.how = what, how
 
     @property
     def shapes(self) -> Tree:
-        return jax.eval_shape(self.how.decompose, self.what.shapes)
+        return jax.eval_shape(self.how._decomposed, self.what.shapes, _key_spec())
 
     @property
     def has_state(self) -> bool:
         return self.how._wants.state
 
     def computed(self, path: str, params: Tree, state: Tree, copies: tuple[int, ...]) -> Any:
-        """The parameter at this path, each copy of it, as it is computed in evaluation."""
-        held, own = entry(params, path), entry({} if state is None else state, path) if self.has_state else {}
-        self._check(path, held, own, copies)
-        return _of_each(lambda held, own: self.how.apply(held, self.what.shapes, state=own)[0], copies)(held, own)
+        """The parameter at this path in evaluation, each copy of it.
 
-    def taken_apart(self, w: Any, copies: tuple[int, ...]) -> Tree:
-        """What is held in the place of a parameter, of each copy of it."""
-        return _of_each(self.how.decompose, copies)(w)
+        Raises:
+          ValueError: Arrays that it cannot be computed from.
+        """
+        held, state = entry(params, path), entry({} if state is None else state, path) if self.has_state else {}
+        self._check(path, held, state, copies)
+
+        def one(each: tuple[Tree, Tree]) -> Any:
+            return _computed(self.how, self.what.shapes, *each)
+
+        return _each(one, len(copies), (held, state))
+
+    def taken_apart(self, w: jax.Array, key: Any, steps: Steps) -> Tree:
+        """What is held in the place of a parameter that has the value w, stacked by the copies of the steps.
+
+        Args:
+          w: The value.
+          key: The key of the whole net, from which the steps lead to that of each copy.
+          steps: As in `request`, whose draw is taken apart likewise.
+        """
+        words = draw(key, [Request(steps, make=jax.random.key_data)])[0]
+        kind = jax.random.key_impl(as_key(key))
+
+        def one(each: tuple[jax.Array, jax.Array]) -> Tree:
+            return self._one(each[0], jax.random.wrap_key_data(each[1], impl=kind))
+
+        return _each(one, words.ndim - 1, (w, words))
+
+    def _one(self, w: Any, key: jax.Array) -> Tree:
+        return self.how._decomposed(w, path_key(key, "decompose"))
 
     def _check(self, path: str, held: Tree, state: Tree, copies: tuple[int, ...]) -> None:
-        """Raises for what it cannot be computed from."""
         shapes = jax.tree.map(lambda one: (*copies, *one.shape), self.shapes)
         if not isinstance(held, dict) or jax.tree.map(jnp.shape, held) != shapes:
             raise ValueError(
@@ -238,14 +314,20 @@ class Decomposed(Declaration):
 
     def request(self, steps: Steps) -> Request:
         whole = self.what.request(steps)
-        return Request(steps, make=lambda key: self.how.decompose(made(whole, key)))
+        return Request(steps, make=lambda key: self._one(made(whole, key), key))
 
 
-def _of_each(function: Callable[..., Any], copies: tuple[int, ...]) -> Callable[..., Any]:
-    """A function of one copy as one of all, which are stacked along leading axes."""
-    for _ in copies:
-        function = jax.vmap(function)
-    return function
+# Compiled, as a pass that computes it usually is, which rounds otherwise than step by step.
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _computed(how: Parametrization, w: jax.ShapeDtypeStruct, held: Tree, state: Tree) -> Any:
+    return how.apply(held, w, state=state)[0]
+
+
+def _each(function: Callable[[Any], Any], axes: int, arrays: Any) -> Any:
+    """The function of each copy along the first axes, one by one: so the bits do not depend on how many there are."""
+    for _ in range(axes):
+        function = functools.partial(jax.lax.map, function)
+    return function(arrays)
 
 
 def parametrize(net: Layer, by: Mapping[str, Parametrization], *sample: Any, **kwargs: Any) -> Layer:
@@ -314,132 +396,3 @@ def bake(net: Layer, params: Tree, *sample: Any, state: Tree = None, **kwargs: A
         state = without_entry(state, path) if one.what.has_state else state
     plain = replace(net, {Parametrized: lambda layer: layer._entries()[0][1]}) if find(net, Parametrized) else net
     return (plain, params) if state is None else (plain, params, state)
-
-
-# The usual ones
-
-
-class WeightNorm(Parametrization):
-    """w = scale · direction / ‖direction‖, with one length for each entry of an axis.
-
-    A parameter that starts out as 0 has no direction, and becomes NaN.
-
-    Args:
-      axis: The axis whose entries have a length each: the last, an output's; None for one length of the whole.
-
-    Params (in the parameter's place):
-      direction: the parameter's shape
-      scale: (size of the axis,); () for the whole
-
-    Source: Salimans & Kingma 2016, Weight normalization. As PyTorch's `parametrizations.weight_norm`, whose dim=0 is
-      the output axis there; the length starts out as that of the parameter.
-
-    Example:
-      >>> fn.WeightNorm().decompose(jnp.array([[3.0, 0.0], [4.0, 2.0]]))["scale"]
-      Array([5., 2.], dtype=float32)
-    """
-
-    axis: int | None = -1
-
-    def __post_init__(self) -> None:
-        _check_axis_field(self, none=True)
-
-    def decompose(self, w: jax.Array) -> dict[str, jax.Array]:
-        _check_axis(self, w, self.axis)
-        last = -1 if self.axis is None else self.axis
-        squares = _sum_in_order(jnp.square(at_least_float32(jnp.moveaxis(w, last, -1)).reshape(-1, w.shape[last])))
-        lengths = jnp.sqrt(_sum_in_order(squares) if self.axis is None else squares)
-        return {"direction": w, "scale": lengths.astype(w.dtype)}
-
-    def forward(self, p: dict[str, jax.Array], w: jax.ShapeDtypeStruct) -> jax.Array:
-        direction, scale = at_least_float32(p["direction"]), at_least_float32(p["scale"])
-        axes = tuple(i for i in range(direction.ndim) if self.axis is None or i != self.axis % direction.ndim)
-        norm = jnp.sqrt(jnp.square(direction).sum(axes, keepdims=True))
-        return (direction * (scale.reshape(norm.shape) / norm)).astype(p["direction"].dtype)
-
-
-class SpectralNorm(Parametrization):
-    """w = weight / σ, with σ = uᵀ · weight · v, an estimate of the largest singular value.
-
-    The parameter is taken as a matrix (axis, all others). In training u and v, which are state, take some steps of the
-    power iteration before they are used; no gradient passes through them. In evaluation they stay as they are.
-
-    Args:
-      iterations: Steps of the power iteration a call.
-      axis: The axis of the matrix's rows: the last, an output's.
-      epsilon: The least length that u and v are divided by.
-
-    Params (in the parameter's place):
-      weight: the parameter's shape
-
-    States:
-      u: (size of the axis,)
-      v: (product of the other axes,)
-
-    Source: Miyato et al. 2018, Spectral normalization for GANs. As PyTorch's `parametrizations.spectral_norm`, except
-      that there u and v have taken 15 steps before the first call; here a net that is evaluated before it has been
-      trained sees the singular value through random vectors.
-
-    Example:
-      >>> net, x = fn.Parametrized(fn.Dense(3), kernel=fn.SpectralNorm(iterations=50)), jnp.ones((2, 4))
-      >>> params, state = net.init(jax.random.key(0), x), net.init_state(x)
-      >>> y, state = net.apply(params, x, state=state, train=True)
-      >>> plain, params, state = fn.bake(net, params, x, state=state)
-      >>> float(jnp.linalg.norm(params["kernel"], 2).round(3))
-      1.0
-    """
-
-    iterations: int = 1
-    axis: int = -1
-    epsilon: float = 1e-12
-
-    def __post_init__(self) -> None:
-        _check_axis_field(self, none=False)
-        check_whole(self, "iterations", "It is the steps of the power iteration a call; one is usual")
-
-    def decompose(self, w: jax.Array) -> dict[str, jax.Array]:
-        _check_axis(self, w, self.axis)
-        return {"weight": w}
-
-    def states(self, w: jax.ShapeDtypeStruct) -> dict[str, Param]:
-        _check_axis(self, w, self.axis)
-        rows = w.shape[self.axis]
-        return {"u": Param((rows,), _unit, w.dtype), "v": Param((math.prod(w.shape) // rows,), _unit, w.dtype)}
-
-    def forward(
-        self, p: dict[str, jax.Array], w: jax.ShapeDtypeStruct, *, state: dict[str, jax.Array], train: bool
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        weight = at_least_float32(p["weight"])
-        matrix = jnp.moveaxis(weight, self.axis, 0).reshape(weight.shape[self.axis], -1)
-        fixed = jax.lax.stop_gradient(matrix)
-        u, v = state["u"].astype(weight.dtype), state["v"].astype(weight.dtype)
-        if train:
-            for _ in range(self.iterations):
-                u = self._normalised(fixed @ v)
-                v = self._normalised(u @ fixed)
-            state = {"u": u.astype(state["u"].dtype), "v": v.astype(state["v"].dtype)}
-        return (weight / (u @ matrix @ v)).astype(p["weight"].dtype), state
-
-    def _normalised(self, x: jax.Array) -> jax.Array:
-        return x / jnp.maximum(jnp.sqrt(jnp.square(x).sum()), self.epsilon)
-
-
-def _sum_in_order(x: jax.Array) -> jax.Array:
-    """The sum over the first axis, one by one, so that initial values have the same bits however they are compiled."""
-    return jax.lax.scan(lambda total, row: (total + row, None), jnp.zeros_like(x[0]), x)[0]
-
-
-def _unit(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-    x = at_least_float32(jax.random.normal(key, shape, dtype))
-    return (x / jnp.sqrt(jnp.square(x).sum())).astype(dtype)
-
-
-def _check_axis_field(how: WeightNorm | SpectralNorm, *, none: bool) -> None:
-    if type(how.axis) is not int and not (none and how.axis is None):
-        takes = "as a whole number or None" if none else "as a whole number"
-        raise refusal(how, "axis", takes, "The axis of a kernel's outputs is the last, -1")
-
-
-def _check_axis(how: Parametrization, w: Any, axis: int | None) -> None:
-    if axis is not None and not -w.ndim <= axis < w.ndim:
-        raise ValueError(f"{how!r} takes a parameter that has an axis {axis}, got {show(w)}: name another axis")

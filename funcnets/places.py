@@ -6,7 +6,8 @@ Residual, ...), which add no name, a path leads to the outermost of them, as `ne
 path are those of the outermost that has them.
 
 Names stay as they are: where a new layer in a row would be named otherwise, the row keeps the old names as given ones,
-so the parameters of what was not replaced still fit. (Functions have none, and go by their own names.)
+so the parameters of what was not replaced still fit. (Functions have none, and go by their own names.) A field whose
+default makes a child, as those of `fn.Attention` do, holds the default again once its child is that very one.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from funcnets.layer import Layer
 from funcnets.leaves import Function, as_layer, is_child
 from funcnets.rules import chosen, matches
 from funcnets.shapes import describe, join, near, show
-from funcnets.values import code
+from funcnets.values import code, fields_of
 
 What = str | type[Layer] | Layer | Callable[..., Any]
 """What layers are spoken of by: a pattern of paths, a class, an equal layer, or the function that a layer is."""
@@ -188,7 +189,7 @@ def with_children(net: Composite, children: list[Layer]) -> Layer:
             if not named and all(children[i] is old[i][1] for i in places):
                 continue
             if isinstance(where, int):
-                changed[field] = _bare(children[where])
+                changed[field] = None if _makes(net, field, children[where]) else _bare(children[where])
             else:
                 items = zip(cast(tuple[Any, ...], parts[field]), where, strict=True)
                 changed[field] = tuple(_item(item, names[i], children[i], named) for item, i in items)
@@ -202,6 +203,18 @@ def with_children(net: Composite, children: list[Layer]) -> Layer:
         if all(a == b or (isinstance(f, Function) and isinstance(g, Function)) for (a, f), (b, g) in pairs):
             break
     return new
+
+
+def _makes(net: Composite, field: str, child: Layer) -> bool:
+    """Whether a composite makes this very child by itself, where the field has its default of None."""
+    if not any(one.name == field and one.default is None for one in fields_of(type(net))):
+        return False
+    try:
+        alone = net._with({field: None})
+    except (TypeError, ValueError):
+        return False  # beside its other fields it takes no None
+    where = alone._members().get(field)
+    return isinstance(where, int) and alone._entries()[where][1] == child
 
 
 def _item(item: Any, name: str, child: Layer, named: bool) -> Any:

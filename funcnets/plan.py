@@ -22,6 +22,7 @@ from funcnets.random import draw
 from funcnets.record import KINDS, Arrays, Call, Kind, Mark, Recorder, one_copy, stand_in
 from funcnets.scope import Explicit, Scope, explain, now, shapes_of
 from funcnets.shapes import (
+    Row,
     Tree,
     below,
     describe,
@@ -30,10 +31,13 @@ from funcnets.shapes import (
     is_empty,
     join,
     nested,
+    ruled,
+    short,
     show,
     spec,
     specs,
     table,
+    within,
 )
 from funcnets.values import comparable
 
@@ -46,7 +50,7 @@ class Plan:
     """What a net declares for a sample: its arrays by path, and every layer's call with the shapes that went in and
     out.
 
-    Printed, it is a table of the layers.
+    Printed, it is a table of the leaves; `funcnets.inspect.summary` has more of it, and composites too.
 
     Attributes:
       layer: The net.
@@ -102,23 +106,13 @@ class Plan:
     def __str__(self) -> str:
         total = sum(_count(one.shapes) for one in self.declared["params"].values())
         cells = [("path", "layer", "output", "parameters")]
-        cells += [(path, _short(layer), _short(output), f"{size:,}") for path, layer, output, size in self.rows()]
-        cells += [("total", "", _short(show(self.output)), f"{total:,}")]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        lines = ["  ".join([*map(str.ljust, row[:3], widths), row[3].rjust(widths[3])]) for row in cells]
-        rule = "-" * len(lines[0])
-        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 44 else f"{text[:41]}..."
+        cells += [(path, short(layer, 44), short(output, 44), f"{size:,}") for path, layer, output, size in self.rows()]
+        cells += [("total", "", short(show(self.output), 44), f"{total:,}")]
+        return ruled(cells, right=1)
 
 
 def _count(shapes: Tree) -> int:
     return sum(math.prod(one.shape) for one in jax.tree.leaves(shapes))
-
-
-Row = tuple[str, str, str, str]
 
 
 class Planning(Scope):
@@ -424,6 +418,10 @@ def all_differences(layer: Layer, params: Tree, inputs: tuple[Any, ...], kwargs:
 
 
 def fault_rows(layer: Layer, kind: Kind, rows: list[Row], tree: Tree) -> list[Row]:
-    """The differences that are faults: an entry that a child which these inputs do not meet would read is none."""
+    """The differences that are faults: an extra entry is one if nothing reads it, no child that these inputs do not
+    meet either.
+    """
     strangers = list(layer._strangers(kind, tree, ""))
-    return [row for row in rows if row[0] != "unread" or any(f"{row[1]}/".startswith(f"{path}/") for path in strangers)]
+    unread = {row.path for row in rows if any(within(row.path, path) for path in strangers)}
+    faults = [row for row in rows if row.what != "extra" or row.path in unread]
+    return [row._replace(what="unread") if row.what == "extra" else row for row in faults]

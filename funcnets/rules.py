@@ -21,6 +21,7 @@ from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
 from funcnets.shapes import names_of, near
+from funcnets.values import code
 
 V = TypeVar("V")
 Pattern = str | Callable[[str], bool]
@@ -82,8 +83,10 @@ def chosen(
     paths = list(paths)
     for pattern in rules:
         if must_fit(pattern) and not any(fits(pattern, path) for path in paths):
+            inside = any(path.startswith(f"{pattern}/") for path in paths)
+            hint = f" (all that is in it is '{pattern}/**')" if inside else near(pattern, paths)
             raise ValueError(
-                f"the pattern {pattern!r} matches no {what}{near(pattern, paths)}; there are "
+                f"the pattern {code(pattern)} matches no {what}{hint}; there are "
                 f"{', '.join(repr(path) for path in paths[:12]) or 'none'}{', ...' if len(paths) > 12 else ''}"
             )
     first = ((path, next((pattern for pattern in rules if fits(pattern, path)), None)) for path in paths)

@@ -1,7 +1,8 @@
 """Cells over time.
 
 A *cell* is a layer called `cell(carry, x)` that returns (carry, y): one step. A cell that knows where to start has a
-method `initial_carry(x)`, given one step's input or its spec. A `Scan`, called `(carry, xs)`, is a cell itself.
+method `initial_carry(x)`, given one step's input or its spec. A cell whose parameters act on its gates alone may say
+so, as a `GatedCell` of `funcnets.gated`, for faster gradients. A `Scan`, called `(carry, xs)`, is a cell itself.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ import jax.numpy as jnp
 
 from funcnets.bound import Carried
 from funcnets.combinators import _Copies, copy_keys_of
+from funcnets.gated import gated_cell, over_gates
 from funcnets.layer import Layer
+from funcnets.masks import filled, leads, mask_error, where
 from funcnets.shapes import Tree, describe, is_array, show
 
 _PureCell = Callable[[Any, Any, Tree, Any], tuple[Any, Carried]]
@@ -120,7 +123,7 @@ class Scan(_Copies):
         def cell(carry: Any, x: Any, state: Tree, i: Any) -> tuple[Any, Carried]:
             return m.cell(carry, x), Carried(None, {})
 
-        return self._over_time(m, inputs, lengths, reset, cell, None)
+        return self._over_time(m, inputs, lengths, reset, cell)
 
     def forward(self, m: Any, *inputs: Any, lengths: Any = None, reset: Any = None) -> Any:
         params, keys = m.cell.params, copy_keys_of(m.cell)
@@ -129,10 +132,17 @@ class Scan(_Copies):
             key = keys(0 if self.keys == "sequence" else i)
             return m.cell._pure((carry, x), {}, params, state, key, index=i)
 
-        return self._over_time(m, inputs, lengths, reset, cell, m.cell._state_or_none())
+        return self._over_time(m, inputs, lengths, reset, cell, m.cell._state_or_none(), params)
 
     def _over_time(
-        self, m: Any, inputs: tuple[Any, ...], lengths: Any, reset: Any, cell: _PureCell, state: Tree
+        self,
+        m: Any,
+        inputs: tuple[Any, ...],
+        lengths: Any,
+        reset: Any,
+        cell: _PureCell,
+        state: Tree = None,
+        params: Tree = None,
     ) -> Any:
         if len(inputs) not in (1, 2):
             raise TypeError(f"Scan takes (xs) or (carry, xs), got {len(inputs)} inputs: {show(inputs)}")
@@ -144,26 +154,41 @@ class Scan(_Copies):
         valid = None if lengths is None else self._valid(lengths, given, time)
         xs: Any = jax.tree.map(lambda a: jnp.moveaxis(a, self.axis, 0), given)
         if valid is not None:
-            xs = jax.tree.map(lambda a: _filled(a, valid), xs)
-        counted = m._scope.probe is not None or (m._scope.keys is not None and self.keys == "step")
-        numbers = jnp.arange(time) if counted else None
-        changed: list[bool] = []
-        step = self._step(cell, fresh, changed)
-        (carry, state), (ys, seen) = self._loop(step, (start, state), (xs, numbers, valid, resets), time)
-        m.cell._put(Carried(state if any(changed) else None, seen))
+            xs = jax.tree.map(lambda a: filled(a, valid), xs)
+        watched = m._scope.probe is not None
+        step_by_step = params is None or self.remat is not None or watched
+        gated = None if step_by_step else gated_cell(self.cell, xs)
+        if gated is not None:
+            one = jax.tree.map(self._step_of, given)
+            jax.eval_shape(lambda carry, x: cell(carry, x, None, None)[0], start, one)  # the checks of any layer
+            carry, ys = over_gates(gated, self._loop_of)(params, (start, fresh), xs, (valid, resets))
+        else:
+            counted = watched or (m._scope.keys is not None and self.keys == "step")
+            numbers = jnp.arange(time) if counted else None
+            changed: list[bool] = []
+            step = self._step(cell, fresh, changed)
+            (carry, state), (ys, seen) = self._loop(step, (start, state), (xs, numbers, valid, resets), time)
+            m.cell._put(Carried(state if any(changed) else None, seen))
         ys = jax.tree.map(lambda a: jnp.moveaxis(a, 0, self.axis), ys)
         return (carry, ys) if len(inputs) == 2 or self.return_carry else ys
+
+    def _loop_of(self, body: Callable[..., Any], begin: Any, xs: Any, masks: Any) -> tuple[Any, Any]:
+        """The loop of a cell that is a function of carry and x alone."""
+        start, fresh = begin
+        step = self._step(lambda carry, x, *_: (body(carry, x), Carried(None, {})), fresh, [])
+        (carry, _), (ys, _) = self._loop(step, (start, None), (xs, None, *masks), jax.tree.leaves(xs)[0].shape[0])
+        return carry, ys
 
     def _step(self, cell: _PureCell, fresh: Any, changed: list[bool]) -> Callable[..., Any]:
         """The loop's body; it notes whether it found a new state."""
 
         def step(carried: tuple[Any, Tree], each: tuple[Any, ...]) -> tuple[tuple[Any, Tree], Any]:
             (old, state), (x, i, valid, reset) = carried, each
-            output, (new, seen) = cell(old if reset is None else _where(reset, fresh, old), x, state, i)
+            output, (new, seen) = cell(old if reset is None else where(reset, fresh, old), x, state, i)
             changed.append(new is not None)
             carry, y = self._kept(old, output)
             if valid is not None:
-                carry, y = _where(valid, (carry, y), (old, jax.tree.map(jnp.zeros_like, y)))
+                carry, y = where(valid, (carry, y), (old, jax.tree.map(jnp.zeros_like, y)))
             return (carry, state if new is None else new), (y, seen)
 
         return step
@@ -208,18 +233,18 @@ class Scan(_Copies):
     def _valid(self, lengths: Any, xs: Any, time: int) -> jax.Array:
         """Which steps count: (time, batch)."""
         whole = is_array(lengths) and jnp.issubdtype(lengths.dtype, jnp.integer)
-        if not whole or not _leads(lengths.shape, jax.tree.map(self._step_of, xs)):
-            raise _mask_error("lengths", "whole numbers, one for each row: (batch,)", lengths, xs)
+        if not whole or not leads(lengths.shape, jax.tree.map(self._step_of, xs)):
+            raise mask_error("lengths", "whole numbers, one for each row: (batch,)", lengths, xs)
         steps = jax.lax.broadcasted_iota(jnp.int32, (time, *lengths.shape), 0)
         return steps < jnp.asarray(lengths, jnp.int32)[None]
 
     def _resets(self, reset: Any, xs: Any) -> jax.Array:
         """Before which steps the carry starts anew: (time, batch)."""
-        if is_array(reset) and reset.dtype == jnp.bool_ and _leads(reset.shape, xs):
+        if is_array(reset) and reset.dtype == jnp.bool_ and leads(reset.shape, xs):
             axis = self.axis % jnp.ndim(jax.tree.leaves(xs)[0])
             if axis < reset.ndim:
                 return jnp.moveaxis(reset, axis, 0)
-        raise _mask_error("reset", "booleans, one for each row and step: (batch, time)", reset, xs)
+        raise mask_error("reset", "booleans, one for each row and step: (batch, time)", reset, xs)
 
     def _kept(self, old: Any, output: Any) -> tuple[Any, Any]:
         if not isinstance(output, tuple) or len(output) != 2:
@@ -259,44 +284,3 @@ def _root(time: int) -> int:
     """A chunk of about √time steps, of which none are left over if one of that size divides the time."""
     root = max(math.isqrt(time), 1)
     return next((chunk for chunk in range(root, root // 2, -1) if time % chunk == 0), root)
-
-
-# Masks over (batch, ...)
-
-
-def _filled(xs: jax.Array, valid: jax.Array) -> jax.Array:
-    """xs (time, batch, ...) with each row's last valid step in place of those beyond it: what they hold reaches
-    nothing, and a cell that cannot be differentiated at zero meets none. Rows without a valid step are zeros.
-    """
-    if not len(xs):
-        return xs
-    last = jnp.maximum(valid.sum(0, dtype=jnp.int32) - 1, 0)  # (batch,)
-    axes = range(valid.ndim, xs.ndim)
-    step = jnp.take_along_axis(xs, jax.lax.expand_dims(last[None], axes), axis=0)  # (1, batch, ...)
-    step = jnp.where(jax.lax.expand_dims(valid[:1], axes), step, jnp.zeros_like(step))
-    return jnp.where(jax.lax.expand_dims(valid, axes), xs, step)
-
-
-def _leads(shape: tuple[int, ...], tree: Any) -> bool:
-    return all(getattr(a, "shape", ())[: len(shape)] == shape for a in jax.tree.leaves(tree))
-
-
-def _mask_error(name: str, takes: str, mask: Any, xs: Any) -> ValueError:
-    return ValueError(
-        f"Scan takes {name} as an array of {takes}, got {show(mask)} with inputs {show(xs)}. Write "
-        f"{name}=jnp.asarray({name}), with the axes that come first in every input"
-    )
-
-
-def _where(mask: jax.Array, new: Any, old: Any) -> Any:
-    """new where the mask says so, else old; the mask's axes are the first of every array."""
-
-    def one(new: Any, old: Any) -> Any:
-        return jnp.where(jax.lax.expand_dims(mask, range(mask.ndim, jnp.ndim(new))), new, old)
-
-    if not _leads(mask.shape, (new, old)):
-        raise ValueError(
-            f"Scan with lengths or reset takes a cell whose carry and outputs have the axes {mask.shape} of the batch "
-            f"first, got {show(new)}. Give each example a row of its own, or leave lengths and reset out"
-        )
-    return jax.tree.map(one, new, old)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 import jax
 import numpy as np
@@ -47,14 +47,14 @@ def show(x: Any) -> str:
     if is_array(x):
         return f"{getattr(x.dtype, 'name', x.dtype)}[{','.join(map(str, x.shape))}]"
     if isinstance(x, dict):
-        return _cut("{" + ", ".join(f"{name!r}: {show(value)}" for name, value in x.items()) + "}", _MOST)
+        return short("{" + ", ".join(f"{name!r}: {show(value)}" for name, value in x.items()) + "}", _MOST)
     if isinstance(x, (tuple, list)):
         count = len(jax.tree.leaves(x)) if is_numbers(x) else 0
         if count > 8:
             return f"a {type(x).__name__} of {count} numbers"
         inside = ", ".join(map(show, x))
-        return _cut(f"({inside})" if isinstance(x, tuple) else f"[{inside}]", _MOST)
-    return _cut(repr(x), 60)
+        return short(f"({inside})" if isinstance(x, tuple) else f"[{inside}]", _MOST)
+    return short(repr(x), 60)
 
 
 def is_numbers(x: object) -> bool:
@@ -64,20 +64,39 @@ def is_numbers(x: object) -> bool:
     return isinstance(x, (bool, int, float, complex)) and not isinstance(x, np.generic)
 
 
-def _cut(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[: most - 3]}..."
+def short(text: str, most: int) -> str:
+    """A text, cut off where it is longer than that."""
+    return text if len(text) <= most else f"{text[: max(most - 3, 0)]}..."
 
 
 def describe(value: Value) -> str:
     """A value's code on one line, and where it was built."""
     place = created_at(value)
-    return _cut(" ".join(repr(value).split()), 100) + (f" (built at {place})" if place else "")
+    return short(" ".join(repr(value).split()), 100) + (f" (built at {place})" if place else "")
 
 
 def near(name: object, names: Iterable[str]) -> str:
     """` (did you mean 'hidden'?)` where a name is close to one of these."""
     close = difflib.get_close_matches(str(name), list(names), 1)
     return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def aligned(columns: Sequence[Sequence[str]], right: Collection[int]) -> list[str]:
+    """The lines of a table of columns, of which some stand to the right."""
+    widths = [max(map(len, column)) for column in columns]
+    padded = [
+        [cell.rjust(width) if i in right else cell.ljust(width) for cell in column]
+        for i, (column, width) in enumerate(zip(columns, widths, strict=True))
+    ]
+    return ["  ".join(line) for line in zip(*padded, strict=True)]
+
+
+def ruled(cells: Sequence[Sequence[str]], right: int) -> str:
+    """A table of rows: the head, a rule, the rows, a rule, the total. The last `right` columns hold numbers."""
+    columns = list(zip(*cells, strict=True))
+    head, *rows, total = aligned(columns, range(len(columns) - right, len(columns)))
+    rule = "-" * len(head)
+    return "\n".join([head, rule, *rows, rule, total])
 
 
 # Paths
@@ -94,6 +113,11 @@ def names_of(path: str) -> list[str]:
 def below(path: str, root: str) -> str:
     """The path relative to a root above it."""
     return path[len(root) :].lstrip("/") if root else path
+
+
+def within(path: str, root: str) -> bool:
+    """Whether a path is a root or lies below it."""
+    return not root or f"{path}/".startswith(f"{root}/")
 
 
 def nested(flat: Mapping[str, Any]) -> Tree:
@@ -150,39 +174,68 @@ def flat(tree: Tree, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, tree
 
 
+def mapped(change: Callable[[str, Any], Any], tree: Tree, path: str = "") -> Tree:
+    """Nested dicts of the same names with change(path, value) in the place of each value."""
+    if isinstance(tree, dict):
+        return {name: mapped(change, inner, join(path, name)) for name, inner in tree.items()}
+    return change(path, tree)
+
+
 def check_name(name: object, where: str) -> None:
     """Raises unless name can stand in a path."""
     if not isinstance(name, str) or not name or "/" in name or "." in name:
         raise ValueError(f"{where or 'the net'}: a name is a non-empty string without '/' and '.', got {name!r}")
 
 
-def differences(declared: Tree, given: Tree, path: str = "") -> list[tuple[str, str, str, str]]:
-    """How a tree of arrays differs from the declared one: (what, path, expected, got) a leaf."""
+# Differences
+
+
+class Row(NamedTuple):
+    """One difference between a tree of arrays and the declared one.
+
+    Attributes:
+      what: "missing"; "extra", or "unread" for one that nothing in a net can read; "reshaped"; "retyped"; "replaced",
+        which is an array in the place of a dict, or the reverse.
+      path: Where.
+      declared: What is declared there; ABSENT for nothing.
+      given: What is there.
+    """
+
+    what: str
+    path: str
+    declared: Any
+    given: Any
+
+
+def differences(declared: Tree, given: Tree, path: str = "", *, dtypes: bool = False) -> list[Row]:
+    """How a tree of arrays differs from the declared one, in shapes and, if asked, in dtypes: a row a leaf."""
     if isinstance(declared, dict) and isinstance(given, dict):
-        rows: list[tuple[str, str, str, str]] = []
+        rows: list[Row] = []
         for name in dict.fromkeys([*declared, *given]):
             place = join(path, str(name))
             if name not in given:
-                rows += [("missing", at, show(one), "nothing") for at, one in flat(declared[name], place)]
+                rows += [Row("missing", at, one, ABSENT) for at, one in flat(declared[name], place)]
             elif name not in declared:
-                rows += [("unread", at, "nothing", show(one)) for at, one in flat(given[name], place)]
+                rows += [Row("extra", at, ABSENT, one) for at, one in flat(given[name], place)]
             else:
-                rows += differences(declared[name], given[name], place)
+                rows += differences(declared[name], given[name], place, dtypes=dtypes)
         return rows
     if not isinstance(declared, dict) and getattr(given, "shape", None) == declared.shape:
-        return []
-    return [("reshaped" if is_array(given) else "replaced", path, show(declared), show(given))]
+        return [Row("retyped", path, declared, given)] if dtypes and given.dtype != declared.dtype else []
+    reshaped = is_array(given) and not isinstance(declared, dict)
+    return [Row("reshaped" if reshaped else "replaced", path, declared, given)]
 
 
-def table(rows: list[tuple[str, str, str, str]]) -> str:
+def table(rows: list[Row]) -> str:
     """Differences as the lines of a message."""
-    width = max(len(path) for _, path, _, _ in rows)
+    width = max(len(row.path) for row in rows)
     return "\n".join(
-        f"  {what:<8}  {path or '(all)':<{width}}  expected {want}, got {got}" for what, path, want, got in rows
+        f"  {row.what:<8}  {row.path or '(all)':<{width}}  expected {show(row.declared)}, got {show(row.given)}"
+        for row in rows
     )
 
 
-def misfit_error(rows: list[tuple[str, str, str, str]], what: str = "params") -> ValueError:
+def misfit_error(rows: list[Row], what: str = "params") -> ValueError:
     """The error that lists how a tree differs from what the net declares for these inputs."""
     noun = "parameters" if what == "params" else "state"
     resized = any(kind == "reshaped" for kind, *_ in rows)
@@ -206,6 +259,6 @@ def misfit_remedy(what: str, *, resized: bool) -> str:
     )
 
 
-def unread(rows: list[str], tree: Tree) -> list[tuple[str, str, str, str]]:
+def unread(paths: list[str], tree: Tree) -> list[Row]:
     """Rows for entries that nothing in the net can read."""
-    return [("unread", path, "nothing", show(specs(entry(tree, path)))) for path in rows]
+    return [Row("unread", path, ABSENT, specs(entry(tree, path))) for path in paths]

@@ -38,9 +38,11 @@ _WIDTH = 96  # columns of a printed value before it is broken over lines
 
 
 class _Constructor:
-    """The signature of a class of values, made when it is asked for."""
+    """The signature of a class of values, made when it is asked for. A value that is called has that of its call."""
 
     def __get__(self, value: object, kind: type) -> inspect.Signature:
+        if value is not None:
+            raise AttributeError(f"{kind.__name__} has a signature; a value of it has its call's")
         if kind.__init__ is not Value.__init__:
             parameters = list(inspect.signature(kind.__init__).parameters.values())[1:]
             return inspect.Signature(parameters)
@@ -129,7 +131,10 @@ class Value:
         elif name in names:
             remedy = f"A constructor of one's own ends with super().__init__({', '.join(f'{n}=...' for n in names)})"
         else:
-            remedy = f"A field is declared in the class, {name}: type, and given when it is built, {kind}({name}=...); what a call makes is returned"
+            remedy = (
+                f"A field is declared in the class, {name}: type, and given when it is built, {kind}({name}=...); what "
+                f"a call makes is returned"
+            )
         raise AttributeError(f"{kind}.{name} cannot be set: values never change. {remedy}")
 
     @functools.cached_property  # like all that is derived: in no field, so in no comparison and no pickle

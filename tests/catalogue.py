@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import funcnets as fn
+from funcnets.rewrite import with_init
 
 
 class Row(NamedTuple):
@@ -18,6 +19,7 @@ class Row(NamedTuple):
     batched: bool = True  # whether the first axis of every input counts examples that do not see each other
     out_axis: int = 0  # where the outputs have that axis
     streams: bool = False  # whether evaluation moves the state on, as a carry does
+    multiplies: bool = False  # whether initial values are products of matrices themselves
 
 
 def floats(*shape: int, seed: int = 0) -> np.ndarray:
@@ -50,6 +52,10 @@ def scale_init(key, x):
 
 def scale_apply(params, x):
     return x * params["scale"].astype(x.dtype)[None]
+
+
+def wide_init(key, shape, dtype):
+    return 4 * jax.random.normal(key, shape, dtype)  # a power of two: exact, however it is compiled
 
 
 @fn.compose(moe=fn.MixtureOfExperts(3, 4))
@@ -173,6 +179,7 @@ ROWS = [
     Row("Repeat", fn.Repeat(block, 3), (floats(4, 3),)),
     Row("Repeat", fn.Repeat(fn.Residual(fn.Dense(3)), 2, scan=False), (floats(4, 3),)),
     Row("Repeat", fn.Repeat(block, 2, shared=True), (floats(4, 3),)),
+    Row("Unrolled", fn.rewrite.Unrolled(block, fn.Residual(fn.Dense(3))), (floats(4, 3),)),
     Row("Scan", fn.Scan(cell), (floats(2, 3), floats(2, 5, 3))),
     Row("Scan", fn.Scan(cell, reverse=True, remat=2, keys="sequence"), (floats(2, 3), floats(2, 5, 3))),
     Row("Streaming", fn.Streaming(fn.Scan(fn.LSTMCell(3))), (floats(2, 5, 3),), streams=True),
@@ -186,10 +193,15 @@ ROWS = [
     Row("Remat", fn.Sequential(fn.Remat(block), fn.Dense(2)), (floats(4, 3),)),
     Row("Cast", fn.Cast(mlp, "bfloat16", output="float32"), (floats(2, 3),)),
     Row("Freeze", fn.Sequential(fn.Freeze(fn.Dense(3)), fn.Dense(2)), (floats(2, 3),)),
+    Row("with_init", with_init(block, {"dense_0/*": wide_init}), (floats(4, 3),)),
     Row("tie", fn.tie(mlp, "out/kernel", to="hidden/kernel", via=jnp.transpose), (floats(2, 3),)),
     Row("compose", mlp, (floats(2, 3),)),
     Row("Parametrized", fn.Parametrized(fn.Dense(3), kernel=fn.WeightNorm()), (floats(2, 4),)),
     Row("Parametrized", fn.Parametrized(fn.Dense(3), kernel=fn.SpectralNorm()), (floats(2, 4),)),
+    Row("Parametrized", fn.Parametrized(fn.Conv(3, 2), kernel=fn.Orthogonal()), (floats(2, 5, 4),), multiplies=True),
+    Row("Parametrized", fn.Parametrized(fn.Dense(3), kernel=fn.Masked(0.5)), (floats(2, 4),)),
+    Row("Parametrized", fn.Parametrized(fn.Dense(3), kernel=fn.LowRank(2)), (floats(2, 4),)),
+    Row("Parametrized", fn.Parametrized(fn.Dense(3), kernel=fn.LoRA(2, alpha=3.0)), (floats(2, 4),)),
     Row("Param", weighted, (floats(2, 3),)),
     Row("Constant", weighted, (floats(2, 3),)),
     Row("pair", fn.pair(scale_init, scale_apply), (floats(2, 3),)),

@@ -311,3 +311,63 @@ def test_tie_says_what_is_wrong():
         fn.tie(net, "b/kernl", to="a/kernel").init(KEY, X)
     with pytest.raises(ValueError, match=r"'b/kernel' is float32\[5,3\], but 'a/kernel', float32\[3,5\], unchanged"):
         fn.tie(net, "b/kernel", to="a/kernel").init(KEY, X)
+
+
+def names(row):
+    return [name for name, _ in row._entries()]
+
+
+def test_a_slice_of_a_row_keeps_names_and_parameters():
+    net = fn.Sequential(fn.Dense(8), jax.nn.relu, fn.Dense(8), ("norm", fn.LayerNorm()), jax.nn.relu, fn.Dense(3))
+    params = net.init(KEY, X)
+    top, bottom = net[2:], net[:2]
+    assert top == fn.Sequential(
+        ("dense_1", fn.Dense(8)), ("norm", fn.LayerNorm()), jax.nn.relu, ("dense_2", fn.Dense(3))
+    )
+    assert bottom == fn.Sequential(fn.Dense(8), jax.nn.relu)
+    y = bottom.apply({"dense_0": params["dense_0"]}, X)
+    same(top.apply({name: params[name] for name in ("dense_1", "norm", "dense_2")}, y), net.apply(params, X))
+    assert net[:] == net[0:] == net[-6:] == net
+    assert net[7:] == fn.Sequential()
+    assert net[::2] == fn.Sequential(fn.Dense(8), fn.Dense(8), jax.nn.relu)
+    assert names(net[::-1])[:2] == ["dense_2", "relu_0"]
+    assert net[1:][1:] == net[2:]
+    assert fn.Parallel(fn.Dense(2), fn.Dense(3), merge="sum")[1:] == fn.Parallel(("dense_1", fn.Dense(3)), merge="sum")
+    tied = fn.Each(("e", fn.Dense(2)), ("e", fn.Dense(2)), jnp.tanh)
+    assert tied[:2] == fn.Each(("e", fn.Dense(2)), ("e", fn.Dense(2)))
+    merging = fn.Parallel(fn.Dense(2), jnp.tanh, merge=jnp.add)
+    assert merging[:1] == fn.Parallel(fn.Dense(2), merge=jnp.add)
+    assert merging.append(fn.Dense(2)) == fn.Parallel(fn.Dense(2), jnp.tanh, fn.Dense(2), merge=jnp.add)
+
+
+def test_a_row_takes_more_layers_and_the_others_keep_their_names():
+    net = fn.Sequential(fn.Dense(8), jax.nn.relu, ("head", fn.Dense(3)))
+    assert net.append(fn.Dense(2)) == fn.Sequential(*net.layers, fn.Dense(2))
+    assert net.append(("out", jnp.tanh)) == fn.Sequential(*net.layers, ("out", jnp.tanh))
+    assert net.append(jax.nn.relu) == fn.Sequential(*net.layers, jax.nn.relu)
+    first = net.insert(0, fn.Dense(5))
+    assert first == fn.Sequential(("dense_1", fn.Dense(5)), *net.layers)
+    assert names(first.insert(1, fn.Dense(5)))[:3] == ["dense_1", "dense_2", "dense_0"]
+    assert net.insert(-1, fn.LayerNorm()) == fn.Sequential(*net.layers[:2], fn.LayerNorm(), net.layers[2])
+    assert net.insert(3, fn.LayerNorm()) == net.append(fn.LayerNorm())
+    assert net.insert(-3, jnp.tanh) == fn.Sequential(jnp.tanh, *net.layers)
+    assert fn.Sequential().append(fn.Dense(2)).insert(0, jnp.tanh) == fn.Sequential(jnp.tanh, fn.Dense(2))
+    for name in ("head", "dense_0"):
+        with pytest.raises(ValueError, match=f"has a child '{name}' already: give the new one another name. To tie"):
+            net.append((name, fn.Dense(2)))
+    for index in (4, -4, True, "head"):
+        with pytest.raises(IndexError, match=f"Sequential has 3 children, so none goes in at {index!r}"):
+            net.insert(index, jnp.tanh)
+    with pytest.raises(TypeError, match="Sequential takes layers, functions, and .name, layer. pairs, got 3"):
+        net.append(3)
+    with pytest.raises(ValueError, match="the name 'relu_1' is given to .* and is also the automatic name"):
+        fn.Sequential(jax.nn.relu, ("relu_1", fn.Dense(2))).insert(0, jax.nn.relu)
+    assert net == fn.Sequential(fn.Dense(8), jax.nn.relu, ("head", fn.Dense(3)))
+
+
+def test_a_row_is_walked_layer_by_layer_and_never_false():
+    net = fn.Sequential(fn.Dense(8), jax.nn.relu, ("head", fn.Dense(3)))
+    assert list(net) == [net[0], net[1], net[2]]
+    assert (len(net), len(fn.Sequential()), list(fn.Sequential())) == (3, 0, [])
+    assert all([net, fn.Sequential(), fn.Each(), fn.Parallel(jnp.tanh)])
+    assert len(fn.Parallel(fn.Dense(2), merge=jnp.add)) == 1 == len(list(fn.Parallel(fn.Dense(2), merge=jnp.add)))

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import funcnets as fn
-from funcnets.generate import likely, unrolled
+from funcnets.generate import likely
+from funcnets.rewrite.unrolling import written_out
 
 KEY = jax.random.key(0)
 VOCAB = 11
@@ -273,7 +274,7 @@ def test_copies_that_stand_one_by_one_give_what_a_stack_of_them_gives():
     decoder = deep(9)
     state = decoder.init_state(prompt)
     wanted, _ = jax.jit(decoder.apply)(params, prompt, state=state)
-    net, apart, states = unrolled(decoder, params, state)
+    net, apart, states = fn.rewrite.unroll(decoder, params, state)
     assert len(fn.rewrite.find(net, fn.Repeat)) == 1  # the one that is shared
     logits, states = jax.jit(net.apply)(apart, prompt, state=states)
     np.testing.assert_allclose(logits, wanted, rtol=1e-5, atol=1e-5)
@@ -289,11 +290,14 @@ def test_copies_that_stand_one_by_one_give_what_a_stack_of_them_gives():
 def test_nets_whose_copies_cannot_stand_apart_run_as_they_are():
     prompt = jnp.array([[1, 2, 3]])
     attention = fn.Attention(2, causal=True, cache=9)
-    tied = fn.Sequential(("e", fn.Embedding(11, 8)), ("r", fn.Repeat(fn.TransformerBlock(attention), 2)), fn.Dense(11))
-    tied = fn.tie(tied, "dense_0/kernel", to="e/table", via=jnp.transpose)
-    params, state = tied.init(jax.random.key(0), prompt), tied.init_state(prompt)
-    assert unrolled(tied, params, state) == (tied, params, state)
-    assert fn.generate(tied, params, prompt, 4).shape == (1, 4)
+    plain = fn.Sequential(("e", fn.Embedding(11, 8)), ("r", fn.Repeat(fn.TransformerBlock(attention), 2)), fn.Dense(11))
+    tied = fn.tie(plain, "dense_0/kernel", to="e/table", via=jnp.transpose)
+    into = fn.tie(plain, "r/mlp_norm/scale", to="r/attention_norm/scale")
+    for net, stuck in ((tied, False), (into, True), (fn.Freeze(plain, but="r/*/bias"), True)):
+        params, state = net.init(jax.random.key(0), prompt), net.init_state(prompt)
+        assert (written_out(net, params, state) == (net, params, state)) is stuck
+        stacked = fn.generate(net, params, prompt, 4, unroll=False)
+        np.testing.assert_array_equal(fn.generate(net, params, prompt, 4), stacked)
 
 
 def test_numbers_of_numpy_and_lists_are_taken():

@@ -18,7 +18,7 @@ PACKAGE = pathlib.Path(fn.__file__).parent
 FLOORS = [
     "values", "shapes", "rules", "random", "initializers", "record", "scope", "probe",
     "signatures", "bound", "plan", "layer", "leaves", "compose", "places",
-    "combinators", "scan", "wrappers", "params", "loops", "layers",
+    "combinators", "masks", "gated", "scan", "wrappers", "params", "loops", "layers",
     "parametrization", "parametrizations", "rewrite", "inspect", "generate",
     "registry", "files", "train", "checkpoint",
 ]  # fmt: skip

@@ -4,67 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import references
 
 import funcnets as fn
+from funcnets.parametrization import Decomposed
+from funcnets.random import path_key
+from funcnets.shapes import entry
 
 KEY, RUN = jax.random.key(0), jax.random.key(1)
 X = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4)).astype(np.float32))
-
-
-def output_last(weight):
-    """PyTorch's (out, in, *window) as our (*window, in, out)."""
-    return np.moveaxis(weight, (0, 1), (-1, -2))
-
-
-@references.each("parametrizations", "weight_norm")
-def test_weight_norm_is_that_of_torch(case):
-    conv = case.name.endswith("conv")
-    layer = fn.Conv(3, (3, 2), padding="VALID") if conv else fn.Dense(3)
-    net = fn.Parametrized(layer, kernel=fn.WeightNorm(**case.options))
-    lengths = () if "axis" in case.options else (3,)
-
-    def ours(theirs):
-        kernel = {
-            "direction": output_last(theirs["parametrizations.weight.original1"]),
-            "scale": theirs["parametrizations.weight.original0"].reshape(lengths),
-        }
-        return {"kernel": kernel, "bias": theirs["bias"]}
-
-    last = references.channels_last if conv else references.same
-    case.check(net.apply, ours, to_input=last, to_output=last)
-
-
-@references.each("parametrizations", "spectral_norm")
-def test_spectral_norm_is_that_of_torch_over_several_calls(case):
-    conv = case.name.endswith("conv")
-    layer = fn.Conv(3, 3, padding="VALID") if conv else fn.Dense(3)
-    net = fn.Parametrized(layer, kernel=fn.SpectralNorm(case.options["iterations"]))
-    prefix = "layer.parametrizations.weight"
-
-    def state_of(buffers):
-        v = buffers[f"{prefix}.0._v"]
-        v = v.reshape(2, 3).T.ravel() if conv else v  # (in, window) there, (window, in) here
-        return {"kernel": {"u": buffers[f"{prefix}.0._u"], "v": v}}
-
-    def thrice(params, x):
-        state, outputs = jax.tree.map(jnp.asarray, state_of(case.buffers)), []
-        for _ in range(3):
-            y, state = net.apply(params, x, state=state, train=case.options["train"])
-            outputs.append(y)
-        return outputs
-
-    def ours(theirs):
-        return {"kernel": {"weight": output_last(theirs[f"{prefix}.original"])}, "bias": theirs["layer.bias"]}
-
-    last = references.channels_last if conv else references.same
-    case.check(thrice, ours, to_input=last, to_output=last)
-    x, params = jnp.asarray(last(case.inputs[0])), jax.tree.map(jnp.asarray, ours(case.params))
-    state = jax.tree.map(jnp.asarray, state_of(case.buffers))
-    for _ in range(3):
-        _, state = net.apply(params, x, state=state, train=case.options["train"])
-    for name, wanted in state_of(case.after)["kernel"].items():
-        references.close(state["kernel"][name], wanted)
 
 
 BLOCK = fn.Residual(fn.Sequential(fn.LayerNorm(), fn.Dense(4), fn.Dropout(0.2)))
@@ -134,14 +81,6 @@ def test_a_parametrisation_may_be_random():
         net.apply(params, X, train=True)
 
 
-def test_the_singular_value_is_found():
-    net = fn.Parametrized(fn.Dense(3), kernel=fn.SpectralNorm(iterations=100))
-    params, state = net.init(KEY, X), net.init_state(X)
-    _, state = net.apply(params, X, state=state, train=True)
-    _, baked, _ = fn.bake(net, params, X, state=state)
-    np.testing.assert_allclose(np.linalg.norm(baked["kernel"], 2), 1, rtol=1e-5)
-
-
 def test_what_cannot_be():
     with pytest.raises(TypeError, match=r"Parametrized takes one layer .* got Sequential\(\).*fn.parametrize"):
         fn.Parametrized(fn.Sequential(), kernel=fn.WeightNorm())
@@ -155,8 +94,6 @@ def test_what_cannot_be():
         ValueError, match=r"WeightNorm\(axis=2\) takes a parameter that has an axis 2, got float32\[4,3\]"
     ):
         fn.Parametrized(fn.Dense(3), kernel=fn.WeightNorm(axis=2)).init(KEY, X)
-    with pytest.raises(ValueError, match="SpectralNorm takes iterations as a whole number, at least 1, got 0"):
-        fn.SpectralNorm(0)
     net = fn.Parametrized(fn.Dense(3), kernel=fn.WeightNorm())
     with pytest.raises(ValueError, match=r"reshaped  kernel  expected \{'direction'.*got float32\[4,3\]"):
         net.apply(fn.Dense(3).init(KEY, X), X)
@@ -183,11 +120,83 @@ class Shifted(fn.Parametrization):
         return p["shifted"] + 1
 
 
-def test_weight_norm_in_low_precision_starts_with_the_right_lengths():
-    net = fn.Cast(fn.Parametrized(fn.Dense(3), kernel=fn.WeightNorm()), "bfloat16", param_dtype="bfloat16")
-    kernel = net.init(KEY, jnp.ones((1, 4096)))["kernel"]
-    wanted = np.linalg.norm(np.asarray(kernel["direction"], np.float32), axis=0)
-    np.testing.assert_allclose(np.asarray(kernel["scale"], np.float32), wanted, rtol=1e-2)
+class Noisy(fn.Parametrization):
+    """One that draws what it holds."""
+
+    def decompose(self, w, *, key):
+        return {"weight": w, "noise": jax.random.normal(key, w.shape, w.dtype)}
+
+    def forward(self, p, w):
+        return p["weight"]
+
+
+def same_bits(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for (path, x), y in zip(jax.tree.leaves_with_path(a), jax.tree.leaves(b), strict=True):
+        assert np.asarray(x).tobytes() == np.asarray(y).tobytes(), jax.tree_util.keystr(path)
+
+
+COPIES = ("again", fn.Ensemble(fn.Repeat(fn.Dense(4), 2), 2))
+STACKS = fn.Sequential(fn.Repeat(BLOCK, 3), COPIES, ("head", fn.Dense(4)))
+
+
+def test_a_decompose_may_draw_and_the_value_is_drawn_as_without():
+    net = fn.parametrize(STACKS, {"**/kernel": Noisy()}, X)
+    params = net.init(KEY, X)
+    _, whole = fn.bake(net, params, X)
+    same_bits(whole, STACKS.init(KEY, X))
+    same_bits(params, jax.jit(net.init)(KEY, X))
+    keys = jax.random.split(jax.random.key(5), 2)
+    many = jax.vmap(lambda key: net.init(key, X))(keys)
+    for i in range(2):
+        same_bits(jax.tree.map(lambda a: a[i], many), net.init(keys[i], X))  # noqa: B023
+    block = params["sequential_0"]["dense_0"]["kernel"]
+    noises = [block["noise"][i] for i in range(3)]
+    again = params["again"]["kernel"]["noise"]
+    noises += [again[i, j] for i in range(2) for j in range(2)] + [params["head"]["kernel"]["noise"]]
+    assert len({np.asarray(noise).tobytes() for noise in noises}) == 8
+    own = fn.Dense(4).init(KEY, X)["kernel"]
+    alone = fn.Parametrized(fn.Dense(4), kernel=Noisy()).init(KEY, X)["kernel"]
+    same_bits(own, alone["weight"])
+    assert not np.isin(alone["noise"], jax.random.normal(path_key(KEY, "kernel"), (4, 4))).any()
+
+
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+def test_a_value_is_taken_apart_as_its_draw_is(impl):
+    net, key = fn.parametrize(STACKS, {"**/kernel": Noisy(), "**/scale": Square()}, X), jax.random.key(0, impl=impl)
+    drawn, values = net.init(key, X), STACKS.init(key, X)
+    for path, one in net.plan(X).declared["params"].items():
+        value, held = entry(values, path), entry(drawn, path)
+        if isinstance(one.what, Decomposed):
+            compiled = jax.jit(one.what.taken_apart, static_argnums=2)
+            same_bits(compiled(value, key, one.steps), held)
+            value = one.what.taken_apart(value, key, one.steps)
+        same_bits(value, held)
+
+
+class Anchored(fn.Parametrization):
+    """w = anchor + change, of which the anchor does not learn."""
+
+    fixed = ("anchor",)
+
+    def decompose(self, w):
+        return {"anchor": w, "change": jnp.zeros_like(w)}
+
+    def forward(self, p, w):
+        return p["anchor"] + p["change"]
+
+
+def test_what_is_fixed_takes_no_gradient_and_is_known_as_frozen():
+    net = fn.parametrize(NET, {"**/kernel": Anchored()}, X)
+    frozen = fn.params.frozen(net)
+    gradients = jax.grad(lambda params: net.apply(params, X).sum())(net.init(KEY, X))
+    by_path = dict(fn.params.paths(gradients))
+    assert {path for path in by_path if frozen(path)} == {
+        "sequential_0/dense_0/kernel/anchor",
+        "dense_0/kernel/anchor",
+        "head/kernel/anchor",
+    }
+    assert all(frozen(path) == (not np.any(gradient)) for path, gradient in by_path.items())
 
 
 class Nested(fn.Parametrization):
@@ -204,6 +213,12 @@ class Turned(fn.Parametrization):
 
 
 def test_parametrisations_that_cannot_be():
+    with pytest.raises(TypeError, match=r"Odd.decompose takes \(w, key\) after self: .* decompose\(self, w, \*, key"):
+
+        class Odd(fn.Parametrization):
+            def decompose(self, w, key):
+                return {"w": w}
+
     with pytest.raises(TypeError, match=r"Nested\(\).decompose returns .*: it takes a parameter apart into a dict"):
         fn.Parametrized(fn.Dense(3), kernel=Nested()).init(KEY, X)
     with pytest.raises(
@@ -212,11 +227,12 @@ def test_parametrisations_that_cannot_be():
         fn.Parametrized(fn.Dense(3), kernel=Turned()).init(KEY, X)
     with pytest.raises(ValueError, match=r"SpectralNorm\(axis=2\) takes a parameter that has an axis 2"):
         fn.Parametrized(fn.Dense(3), kernel=fn.SpectralNorm(axis=2)).init(KEY, X)
-    with pytest.raises(ValueError, match="WeightNorm takes axis as a whole number or None, got 'last'"):
-        fn.WeightNorm(axis="last")
     tied = fn.tie(fn.Sequential(("a", fn.Dense(4)), ("b", fn.Dense(4))), "b/kernel", to="a/kernel")
     with pytest.raises(ValueError, match="tie: 'a/kernel' is no single array but"):
         fn.parametrize(tied, {"a/kernel": fn.WeightNorm()}, X).init(KEY, X)
+    whole = fn.Sequential(fn.pair(lambda key, x: {"w": jnp.ones(4)}, lambda p, x: x * p["w"][None]))
+    with pytest.raises(ValueError, match=r"its parameters is no single array but .*w.: float32.*, which its init"):
+        fn.parametrize(whole, {"**": fn.WeightNorm()}, X).init(KEY, X)
     shared = fn.Sequential(("embed", fn.Embedding(7, 3)), jnp.tanh, ("embed", fn.Unembed()))
     with pytest.raises(ValueError, match=r"embed: Embedding\(7, 3\) and Unembed\(\) share these parameters by name"):
         fn.parametrize(shared, {"embed/table": fn.WeightNorm()}, jnp.zeros((2, 4), int))

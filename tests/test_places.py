@@ -187,3 +187,31 @@ def test_layers_made_of_fields_give_way_to_a_row_of_them():
     assert wrapped.plan(images).params == separable.plan(images).params
     attention = fn.Attention(2, dropout=0.1)
     assert replace(attention, {fn.Dropout: lambda _: fn.Dropout(0.3)}).dropout == fn.Dropout(0.3)
+
+
+def test_a_child_that_its_layer_makes_is_made_again_once_it_is_back():
+    net = fn.Sequential(fn.TransformerBlock(fn.Attention(2)), fn.MLP(4, 2))
+    other = replace(net, {"**/query": lambda old: fn.Remat(old), "**/mlp_norm": fn.RMSNorm()})
+    assert isinstance(other.at("transformer_block_0/attention")._entries()[0][1], fn.Remat)
+    back = replace(other, {fn.Remat: lambda old: old.body, fn.RMSNorm: fn.LayerNorm()})
+    assert back == net
+    assert repr(back) == repr(net)
+
+
+class Picky(fn.Composite):
+    """It takes an inner layer of its own where it is wide."""
+
+    width: int
+    inner: fn.Layer | None = None
+
+    def __post_init__(self):
+        if self.width > 2 and self.inner is None:
+            raise ValueError("a wide one takes an inner layer")
+
+    def forward(self, m, x):
+        return x if self.inner is None else m.inner(x)
+
+
+def test_a_field_that_cannot_be_none_stays_as_it_is():
+    assert replace(Picky(3, fn.Dense(2)), {fn.Dense: fn.Dense(4)}) == Picky(3, fn.Dense(4))
+    assert replace(Picky(2, fn.Dense(2)), {fn.Dense: fn.Dense(4)}) == Picky(2, fn.Dense(4))

@@ -40,5 +40,7 @@ def test_the_first_rule_that_fits_gives_the_value():
         ValueError, match=r"'a/kernl' matches no parameter \(did you mean 'a/kernel'\?\); there are 'a/k"
     ):
         chosen({"a/kernl": 1}, there, "parameter")
+    with pytest.raises(ValueError, match=r"'b' matches no parameter \(all that is in it is 'b/\*\*'\); there are"):
+        chosen({"b": 1}, there, "parameter")
     with pytest.raises(ValueError, match="there are none"):
         chosen({"a": 1}, [], "parameter")

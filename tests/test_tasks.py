@@ -150,6 +150,55 @@ def test_t6_a_chimera_has_one_nested_tree():
     assert chimera[2].linear == fn.Dense(20)
 
 
+# T7: see the model
+
+
+def test_t7_a_net_prints_as_code_and_with_sizes_once_a_sample_is_seen():
+    net = fn.Sequential(("mlp", fn.Sequential(fn.Dense(256), jax.nn.relu)), ("head", fn.Dense(10)))
+    assert repr(net) == "Sequential(('mlp', Sequential(Dense(256), jax.nn.relu)), ('head', Dense(10)))"
+    assert eval(repr(net), {**vars(fn), "jax": jax}) == net
+    summary = fn.summary(net, X)
+    rows = {row.path: row for row in summary.rows}
+    assert rows["mlp/dense_0"].parameters == 20 * 256 + 256
+    assert rows["head"].flops == 2 * 2 * 256 * 10
+    assert all(path in str(summary) for path in ("mlp", "dense_0", "head"))
+    drawing = fn.draw(net, X)
+    assert drawing.svg.startswith("<svg")
+    assert "head" in drawing.svg
+
+
+# T8: reach a child
+
+
+def test_t8_layers_parameters_and_activations_by_number_name_and_path():
+    block = fn.Sequential(fn.Dense(4), jax.nn.relu)
+    net = fn.Sequential(("blocks", fn.Sequential(block, block)), ("head", fn.Dense(2)))
+    params = net.init(KEY, X)
+    assert net[0][1][0] == net["blocks"]["sequential_1"]["dense_0"] == net.at("blocks/sequential_1/dense_0")
+    assert net[-1] == net["head"] == fn.Dense(2)
+    path = "blocks/sequential_1/dense_0"
+    assert fn.params.get(params, f"{path}/kernel") is params["blocks"]["sequential_1"]["dense_0"]["kernel"]
+    y, activations = fn.capture(net, (path, "head"))(params, X)
+    assert activations[path].shape == (2, 4)
+    assert (activations["head"] == y).all()
+
+
+# T9: list parameters
+
+
+def test_t9_paths_shapes_and_counts_over_a_plain_dict():
+    net = fn.Sequential(fn.Dense(256), jax.nn.relu, fn.Dense(10))
+    params = net.init(KEY, X)
+    assert [(path, array.shape) for path, array in fn.params.paths(params)] == [
+        ("dense_0/kernel", (20, 256)), ("dense_0/bias", (256,)),
+        ("dense_1/kernel", (256, 10)), ("dense_1/bias", (10,)),
+    ]  # fmt: skip
+    assert fn.params.get(params, "dense_1/bias") is params["dense_1"]["bias"]
+    assert fn.params.count(params) == 20 * 256 + 256 + 256 * 10 + 10
+    assert fn.params.nbytes(params) == 4 * fn.params.count(params)
+    assert type(params) is type(params["dense_0"]) is dict
+
+
 # T10: collect from nested blocks
 
 
@@ -212,6 +261,69 @@ def test_t11_across_scopes_with_a_transpose():
     np.testing.assert_allclose(tied.apply(params, X).sum(), by_hand(params), rtol=1e-5)
     gradients = jax.grad(lambda p: tied.apply(p, X).sum())(params), jax.grad(by_hand)(params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *gradients)
+
+
+# T12: initialise all layers of a kind
+
+
+def test_t12_all_layers_of_a_kind_by_values_and_by_rules():
+    net = fn.Sequential(fn.Dense(64), jax.nn.relu, ("head", fn.Dense(10)))
+    normal, ones = fn.initializers.Normal(0.01), fn.initializers.Constant(1.0)
+    by_values = fn.rewrite.replace(net, {fn.Dense: {"kernel_init": normal, "bias_init": fn.initializers.Zeros()}})
+    by_rules = fn.rewrite.with_init(net, {"**/kernel": normal, fn.Dense: fn.initializers.Zeros()})
+    params = by_values.init(KEY, X)
+    assert jax.tree.all(jax.tree.map(jnp.array_equal, params, by_rules.init(KEY, X)))
+    assert abs(params["dense_0"]["kernel"].std() - 0.01) < 1e-3
+    assert not params["head"]["bias"].any()
+    constant = fn.rewrite.with_init(net, {fn.Dense: ones}).init(KEY, X)
+    assert all((array == 1).all() for array in jax.tree.leaves(constant))
+    assert jax.tree.all(jax.tree.map(jnp.array_equal, constant, fn.params.update(params, {"**": 1.0})))
+
+
+# T13: initialise parts differently
+
+
+def test_t13_parts_by_path():
+    net = fn.Sequential(fn.Dense(64), jax.nn.relu, ("head", fn.Dense(10)))
+    xavier, constant = fn.initializers.GlorotUniform(), fn.initializers.Constant(42.0)
+    params = fn.rewrite.with_init(net, {"dense_0/kernel": xavier, "head/kernel": constant}).init(KEY, X)
+    bound = (6 / (20 + 64)) ** 0.5
+    assert 0.9 * bound < jnp.abs(params["dense_0"]["kernel"]).max() <= bound
+    assert (params["head"]["kernel"] == 42).all()
+    assert not params["head"]["bias"].any()  # as before
+
+
+# T14: an initialiser of one's own
+
+
+def far_from_zero(key, shape, dtype):
+    """U(-10, 10), kept only where it is at least 5 from zero."""
+    value = jax.random.uniform(key, shape, dtype, -10, 10)
+    return jnp.where(jnp.abs(value) >= 5, value, 0)
+
+
+def test_t14_any_function_of_key_shape_and_dtype():
+    net = fn.Sequential(fn.Dense(1000, kernel_init=far_from_zero), jax.nn.relu, fn.Dense(10))
+    kernel = net.init(KEY, X)["dense_0"]["kernel"]
+    for part, share in ((kernel == 0, 0.5), (kernel >= 5, 0.25), (kernel <= -5, 0.25)):
+        assert abs(part.mean() - share) < 0.02
+    assert (jnp.abs(kernel) <= 10).all()
+    ruled = fn.rewrite.with_init(fn.Sequential(fn.Dense(1000), jax.nn.relu, fn.Dense(10)), {"*/kernel": far_from_zero})
+    assert (ruled.init(KEY, X)["dense_0"]["kernel"] == kernel).all()
+
+
+# T15: set parameters by hand
+
+
+def test_t15_a_new_tree_and_the_old_one_unchanged():
+    net = fn.Sequential(fn.Dense(4), jax.nn.relu, fn.Dense(2))
+    params = net.init(KEY, X)
+    old = params["dense_0"]["kernel"]
+    new = fn.params.update(params, {"dense_0/kernel": lambda w: (w + 1).at[0, 0].set(42.0)})
+    assert new["dense_0"]["kernel"][0, 0] == 42
+    assert (new["dense_0"]["kernel"][1:] == old[1:] + 1).all()
+    assert params["dense_0"]["kernel"] is old
+    assert new["dense_1"]["kernel"] is params["dense_1"]["kernel"]
 
 
 # T16: deferred initialisation
@@ -301,6 +413,39 @@ def test_t21_layers_in_a_list_cannot_be_lost():
         fn.Sequential([fn.Dense(8), fn.Dense(4)])
     with pytest.raises(TypeError, match="would be lost"):
         MySequential([[fn.Dense(8)], fn.Dense(4)])
+
+
+# T32: hooks
+
+
+def test_t32_activations_are_read_replaced_and_differentiated_under_jit():
+    net = fn.Sequential(fn.Dense(8), jnp.tanh, fn.Repeat(fn.Residual(fn.Dense(8)), 3), ("head", fn.Dense(1)))
+    params = net.init(KEY, X)
+
+    y, activations = jax.jit(fn.capture(net, "**"))(params, X)  # a forward hook that reads
+    assert (y == jax.jit(net.apply)(params, X)).all()
+    assert activations["tanh_0"].shape == (2, 8)
+    assert activations["dense_1"].shape == (3, 2, 8)
+
+    doubled = fn.edit(net, {"tanh_0": lambda h: 2 * h})  # a forward hook that changes
+    wanted = net[2:].apply(fn.params.drop(params, "dense_0/**"), 2 * activations["tanh_0"])
+    np.testing.assert_allclose(jax.jit(doubled.apply)(params, X), wanted, rtol=1e-5)
+
+    def loss(moves):
+        return fn.edit(net, moves, add=True).apply(params, X).sum()
+
+    gradients = jax.jit(jax.grad(loss))(jax.tree.map(jnp.zeros_like, activations))  # a backward hook that reads
+    by_hand = jax.grad(lambda h: net["head"].apply(params["head"], h).sum())(activations["dense_1"][-1])
+    np.testing.assert_allclose(gradients["dense_1"][-1], by_hand, rtol=1e-5)
+
+    @jax.custom_vjp
+    def halved(h):
+        return h
+
+    halved.defvjp(lambda h: (h, None), lambda _, g: (g / 2,))  # a backward hook that changes
+    hooked = fn.edit(net, {"head": halved})
+    whole, half = (jax.grad(lambda p, n=n: n.apply(p, X).sum())(params) for n in (net, hooked))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a / 2, b, rtol=1e-5), whole, half)
 
 
 # T33: dynamic depth

@@ -25,6 +25,11 @@ y, state = net.apply(params, x, state={}, key=key, train=True)
 wider = fn.rewrite.replace(net, {"head": {"features": 5}, jax.nn.relu: lambda _: jax.nn.gelu})
 ids = fn.generate(net, params, x, 5, temperature=1.0, key=key)
 
+kernels, rest = fn.params.split(params, ("**/kernel", fn.LayerNorm, fn.params.frozen(net)), net=net)
+decayed = fn.params.labels(params, {("**/bias", fn.Dense): False, "**": True}, net=net)
+changed = fn.params.update(fn.params.merge(kernels, rest), {"head/kernel": lambda w: w.at[0, 0].set(42.0), "**": 0.0})
+size: int = fn.params.count(changed) + fn.params.nbytes(changed) + len(fn.params.difference(params, changed).missing)
+
 
 class Encoder(fn.Composite):
     hidden: fn.Layer
@@ -55,3 +60,8 @@ Encoder()  # pyright: ignore[reportCallIssue]
 Encoder(Gain(), widht=5)  # pyright: ignore[reportCallIssue]
 net.apply(params, x, train="yes")  # pyright: ignore[reportArgumentType]
 fn.rewrite.replace(net)  # pyright: ignore[reportCallIssue]
+fn.params.split(params, 3)  # pyright: ignore[reportArgumentType]
+fn.params.labels(params, "**")  # pyright: ignore[reportArgumentType]
+fn.params.update(params, {"**": 0.0}, cast=True)  # pyright: ignore[reportCallIssue]
+fn.params.rename(params, {"head": 3})  # pyright: ignore[reportArgumentType]
+fn.params.average(params, weights=0.5)  # pyright: ignore[reportArgumentType]

@@ -4,3 +4,6 @@ from funcnets.inspect.capture import capture as capture
 from funcnets.inspect.difference import diff as diff
 from funcnets.inspect.editing import edit as edit
 from funcnets.inspect.health import check as check
+from funcnets.inspect.rows import Row as Row
+from funcnets.inspect.summary import Summary as Summary
+from funcnets.inspect.summary import summary as summary

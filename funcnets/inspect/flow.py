@@ -47,7 +47,8 @@ class Box(NamedTuple):
     @property
     def copies(self) -> int:
         """How many copies of its child's box it stands for."""
-        return self.layer._copies("states") or 1
+        copies = self.layer._copies("states")
+        return 1 if copies is None else copies
 
 
 class Held(NamedTuple):

@@ -5,6 +5,8 @@ arrays, so that one matrix product serves them all. An initialiser draws each ga
 array of its own; a tuple of them gives one for each gate, in the order that the cell names:
 
     fn.LSTMCell(8, bias_init=(Zeros(), Ones(), Zeros(), Zeros()))        # i f g o: the forget gate begins open
+
+All but the MGU, whose gate acts on h before a product, are a `GatedCell`: parameters act on the gates alone.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from funcnets.gated import GatedCell
 from funcnets.initializers import Initializer, LecunNormal, Orthogonal, Zeros
 from funcnets.layer import Layer
 from funcnets.layers.convolution import Conv
@@ -58,7 +61,7 @@ class PerGate(Initializer):
         return (*shape[:-1], shape[-1] // len(self.gates))
 
 
-class _Cell(Layer):
+class _Cell(GatedCell):
     """What cells share: fields, arrays, and the carry to start from."""
 
     features: int
@@ -166,8 +169,11 @@ class RNNCell(_Cell):
         if not callable(self.activation) or isinstance(self.activation, Layer):
             raise refusal(self, "activation", "as a function of arrays", "Write jnp.tanh or jax.nn.relu")
 
-    def forward(self, p: dict[str, jax.Array], carry: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        h = self.activation(self._of_x(p, x) + self._of_h(p, carry))
+    def gates(self, p: dict[str, jax.Array], carry: jax.Array, x: jax.Array) -> jax.Array:
+        return self._of_x(p, x) + self._of_h(p, carry)
+
+    def step(self, carry: jax.Array, gates: jax.Array) -> tuple[jax.Array, jax.Array]:
+        h = self.activation(gates)
         return h, h
 
 
@@ -209,9 +215,12 @@ class LSTMCell(_Cell):
     def _start(self, x: Any) -> Any:
         return super()._start(x), super()._start(x)
 
-    def forward(self, p: dict[str, jax.Array], carry: Tree, x: jax.Array) -> tuple[Tree, jax.Array]:
-        c, h = carry
-        i, f, g, o = self._split(self._of_x(p, x) + self._of_h(p, h))
+    def gates(self, p: dict[str, jax.Array], carry: Tree, x: jax.Array) -> jax.Array:
+        return self._of_x(p, x) + self._of_h(p, carry[1])
+
+    def step(self, carry: Tree, gates: jax.Array) -> tuple[Tree, jax.Array]:
+        c, _ = carry
+        i, f, g, o = self._split(gates)
         c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
         h = jax.nn.sigmoid(o) * jnp.tanh(c)
         return (c, h), h
@@ -256,11 +265,16 @@ class GRUCell(_Cell):
             {"recurrent_bias": Param((self.features,), self._inits("bias_init")[-1])} if self.use_bias else {}
         )
 
-    def forward(self, p: dict[str, jax.Array], carry: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def gates(self, p: dict[str, jax.Array], carry: jax.Array, x: jax.Array) -> tuple[jax.Array, ...]:
         of_x, of_h = self._split(self._of_x(p, x)), self._split(self._of_h(p, carry))
-        r, z = (jax.nn.sigmoid(a + b) for a, b in zip(of_x[:2], of_h[:2], strict=True))
+        r, z = (a + b for a, b in zip(of_x[:2], of_h[:2], strict=True))
         recurrent = of_h[2] + per_channel(p["recurrent_bias"], x) if self.use_bias else of_h[2]
-        n = jnp.tanh(of_x[2] + r * recurrent)
+        return r, z, of_x[2], recurrent
+
+    def step(self, carry: jax.Array, gates: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+        r, z, n, recurrent = gates
+        r, z = jax.nn.sigmoid(r), jax.nn.sigmoid(z)
+        n = jnp.tanh(n + r * recurrent)
         h = (1 - z) * n + z * carry
         return h, h
 

@@ -7,7 +7,8 @@ Two nets are gone through from their roots, and the children of two layers that 
    better, and then as many as possible of one name;
 3. what is left, across the order: equal layers, and then equal names.
 
-Wrappers (Remat, Freeze, Repeat, ...), which add no name, do not count: a layer is what stands in them.
+Wrappers (Remat, Freeze, Repeat, ...), which add no name, do not count: a layer is what stands in them. A layer is
+matched with one in the same parent only: what has been put into a new composite, or taken out of one, is a new layer.
 """
 
 from __future__ import annotations

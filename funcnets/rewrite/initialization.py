@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import glob
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from funcnets.compose import Wrapper
 from funcnets.layer import Layer
-from funcnets.leaves import Initializer, as_layer
+from funcnets.leaves import Initializer, as_layer, is_child
 from funcnets.places import find
 from funcnets.plan import Plan, fault_rows
 from funcnets.record import Arrays, Kind
@@ -33,6 +33,10 @@ class Initialized(Wrapper):
 
     body: Layer
     rules: tuple[tuple[Patterns, Initializer], ...]
+
+    def __post_init__(self) -> None:
+        if not is_child(self.body):
+            raise TypeError(f"with_init takes a net, a layer or function, got {show(self.body)}: with_init(net, rules)")
 
     def _settled(self) -> None:
         self._set_children([("", as_layer(self.body))], {"body": 0})  # an initialiser that is a function is no child
@@ -104,7 +108,8 @@ def patterns_of(net: Layer, which: Any) -> Patterns:
             raise ValueError(f"the net has no layer of the class {which.__name__}, whose parameters a rule speaks of")
         return tuple(join(glob.escape(path), "**") for path in places)
     several = which if isinstance(which, tuple) else (which,)
-    if not several or not all(isinstance(one, str) or (callable(one) and not isinstance(one, type)) for one in several):
+    paths = (isinstance(one, str) or (callable(one) and not isinstance(one, (type, Layer))) for one in several)
+    if not several or not all(paths):
         raise TypeError(
             "parameters are spoken of by a pattern of their paths, a tuple of patterns, a function of the path, or a "
             f"layer class, got {code(which)}: '**/kernel'"
@@ -127,7 +132,7 @@ def _chosen(rules: Mapping[Patterns, Any], paths: Iterable[str]) -> dict[str, An
     return chosen(rules, paths, "parameter", fits, must)
 
 
-def reinit(net: Layer, params: Tree, key: Any, *sample: Any, patterns: Which | Iterable[Which], **kwargs: Any) -> Tree:
+def reinit(net: Layer, params: Tree, key: Any, *sample: Any, patterns: Which | Sequence[Which], **kwargs: Any) -> Tree:
     """Parameters of which some are drawn anew, as `net.init(key, *sample)` draws them, bit for bit.
 
     Args:
@@ -154,7 +159,7 @@ def reinit(net: Layer, params: Tree, key: Any, *sample: Any, patterns: Which | I
     rows = fault_rows(net, "params", differences(plan.params, params), params)
     if rows:
         raise misfit_error(rows)
-    several = [patterns] if isinstance(patterns, (str, type)) or callable(patterns) else list(patterns)
+    several = patterns if isinstance(patterns, (list, tuple)) else [patterns]
     rules = {patterns_of(net, which): None for which in several}
     there = parameters(plan.declared["params"])
     drawn = _chosen(rules, there)

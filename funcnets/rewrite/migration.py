@@ -153,20 +153,21 @@ def migrate(
     if state is not None:
         _check(old, "states", state)
     moved = path_map(aligned(old_net, new_net))
-    kept, report = _carried("params", old, new, moved, params, state)
+    kept, report = _carried("params", old, new, moved, params, state, key)
     drawn = drawn_as_init(new, "params", key, [*report.fresh, *(one.path for one in report.reshaped)])
     params = _assembled(new, "params", kept, drawn)
     if state is None:
         return Migration(params, report)
-    kept, states = _carried("states", old, new, moved, state, None)
+    kept, states = _carried("states", old, new, moved, state, None, key)
     state = _assembled(new, "states", kept, new_net.init_state(*sample, **kwargs))
     return StateMigration(params, dataclasses.replace(report, state=states), state)
 
 
 def _check(plan: Plan, kind: Kind, tree: Tree) -> None:
     """Raises for a tree of another structure; shapes may be those of another sample."""
-    rows = fault_rows(plan.layer, kind, differences(plan.params if kind == "params" else plan.states, tree), tree)
-    if any(what != "reshaped" for what, *_ in rows):
+    declared = plan.params if kind == "params" else plan.states
+    rows = fault_rows(plan.layer, kind, differences(declared, tree), tree)
+    if any(what != "reshaped" or isinstance(entry(declared, path), dict) for what, path, *_ in rows):
         raise misfit_error(rows, "params" if kind == "params" else "state")
 
 
@@ -193,7 +194,7 @@ def _units(plan: Plan, kind: Kind) -> dict[str, _Unit]:
 
 
 def _carried(
-    kind: Kind, old: Plan, new: Plan, moved: Callable[[str], str | None], tree: Tree, state: Tree
+    kind: Kind, old: Plan, new: Plan, moved: Callable[[str], str | None], tree: Tree, state: Tree, key: Any
 ) -> tuple[dict[str, Any], Report]:
     """What is kept, by its path in the new net, and the report."""
     mine, theirs = _units(old, kind), _units(new, kind)
@@ -209,7 +210,7 @@ def _carried(
         became[there] = path
         unit, other = mine.get(path), theirs.get(there)
         wanted = specs(held) if other is None else other.specs
-        value = _in_form(path, unit, other, tree, state)
+        value = _in_form(path, unit, other, tree, state, key)
         if not _fits(wanted, value):
             reshaped.append(Changed(there, specs(held), wanted, path))
             continue
@@ -241,10 +242,13 @@ def _others(tree: Tree, units: Mapping[str, _Unit]) -> list[str]:
 
 def _reads(new: Plan, kind: Kind, path: str, held: Tree) -> bool:
     """Whether the new net may read an entry there for other inputs than the sample."""
-    return not list(new.layer._strangers(kind, nested({path: held}), ""))
+    leaves = {call.path for call in new.calls if not call.layer._entries()}  # they have said what they read
+    names = names_of(path)
+    met = any("/".join(names[:i]) in leaves for i in range(len(names) + 1))
+    return not met and not list(new.layer._strangers(kind, nested({path: held}), ""))
 
 
-def _in_form(path: str, old: _Unit | None, new: _Unit | None, tree: Tree, state: Tree) -> Tree:
+def _in_form(path: str, old: _Unit | None, new: _Unit | None, tree: Tree, state: Tree, key: Any) -> Tree:
     """A parameter in the form that the new net holds it in; as it is where it has another shape there."""
     held = entry(tree, path)
     if old is None or new is None or _how(old) == _how(new):
@@ -256,7 +260,7 @@ def _in_form(path: str, old: _Unit | None, new: _Unit | None, tree: Tree, state:
     if isinstance(new.one.what, Decomposed):
         whole = new.one.what.what.shapes
         if jnp.shape(held) == (*new.one.copies, *whole.shape):
-            return new.one.what.taken_apart(_stored_as(held, whole), new.one.copies)
+            return new.one.what.taken_apart(_stored_as(held, whole), key, new.one.steps)
     return held
 
 

@@ -23,8 +23,9 @@ import numpy as np
 
 from funcnets.bound import Bound
 from funcnets.layer import Layer
+from funcnets.params import frozen, merge, split
 from funcnets.random import run_key
-from funcnets.shapes import Tree, show
+from funcnets.shapes import Tree, differences, misfit_error, show
 from funcnets.values import holds_nothing
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class TrainState:
     Attributes:
       params: The net's parameters.
       state: The net's state (running statistics).
-      opt_state: The optimiser's state.
+      opt_state: The optimiser's state, of the parameters that no `Freeze` holds.
       step: How many steps were taken, int32[].
       key: The key that each step folds its number into.
     """
@@ -55,22 +56,40 @@ class TrainState:
 
 
 def create(
-    net: Layer, optimizer: optax.GradientTransformation, key: jax.Array, *sample: Any, **kwargs: Any
+    net: Layer,
+    optimizer: optax.GradientTransformation,
+    key: jax.Array,
+    *sample: Any,
+    params: Tree = None,
+    state: Tree = None,
+    **kwargs: Any,
 ) -> TrainState:
     """A state before the first step.
+
+    Parameters that a `Freeze` in the net holds are kept from the optimiser: they take none of its memory, and none of
+    its decay.
 
     Args:
       net: The net to train.
       optimizer: An optax optimiser.
       key: For the initial parameters, `net.init(key, *sample)`, and for the randomness of all steps.
       *sample: Inputs of the net, or their specs.
+      params: Parameters to start from, in place of initial ones. They are copied: a step reuses its state's buffers.
+      state: The net's state to start from, likewise.
 
     Raises:
       TypeError: A parameter that is no floating number.
+      ValueError: Parameters or a state that are not this net's.
     """
     _check_net("create", net)
     _check_optimizer(optimizer)
-    params, state = net.init(key, *sample, **kwargs), net.init_state(*sample, **kwargs)
+    plan = net.plan(*sample, **kwargs)
+    for what, declared, given in (("params", plan.params, params), ("state", plan.states, state)):
+        rows = [] if given is None else differences(declared, given)
+        if rows:
+            raise misfit_error(rows, what)
+    params = net.init(key, *sample, **kwargs) if params is None else jax.tree.map(jnp.array, params)
+    state = net.init_state(*sample, **kwargs) if state is None else jax.tree.map(jnp.array, state)
     for path, leaf in jax.tree.leaves_with_path(params):
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
             raise TypeError(
@@ -78,7 +97,8 @@ def create(
                 f"{show(leaf)}: "
                 "declare it among the layer's states, or make it a Constant"
             )
-    return TrainState(params, state, optimizer.init(params), jnp.zeros((), jnp.int32), run_key(key))
+    _, learned = split(params, frozen(net))
+    return TrainState(params, state, optimizer.init(learned), jnp.zeros((), jnp.int32), run_key(key))
 
 
 def make_step(
@@ -102,26 +122,30 @@ def make_step(
     _check_optimizer(optimizer)
 
     def step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Any]]:
-        def objective(params: Tree) -> tuple[jax.Array, tuple[dict[str, Any], Tree]]:
-            model = net.bind(params, state=state.state, key=jax.random.fold_in(state.key, state.step), train=True)
+        kept, learned = split(state.params, frozen(net))
+
+        def objective(learned: Tree) -> tuple[jax.Array, tuple[dict[str, Any], Tree]]:
+            model = net.bind(
+                merge(kept, learned), state=state.state, key=jax.random.fold_in(state.key, state.step), train=True
+            )
             result = loss(model, batch)
             value, metrics = result if isinstance(result, tuple) and len(result) == 2 else (result, {})
             _check_scalar(value)
             _check_metrics("a loss returns (loss, metrics) with a dict of these", metrics)
             return value, ({"loss": value, **metrics}, model.state)
 
-        gradients, (metrics, carried) = jax.grad(objective, has_aux=True)(state.params)
-        _check_opt_state(optimizer, state)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        params = jax.tree.map(lambda p, u: p + u.astype(p.dtype), state.params, updates)
-        return TrainState(params, carried, opt_state, state.step + 1, state.key), metrics
+        gradients, (metrics, carried) = jax.grad(objective, has_aux=True)(learned)
+        _check_opt_state(optimizer, learned, state.opt_state)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, learned)
+        learned = jax.tree.map(lambda p, u: p + u.astype(p.dtype), learned, updates)
+        return TrainState(merge(kept, learned), carried, opt_state, state.step + 1, state.key), metrics
 
     compiled = jax.jit(step, donate_argnums=0)
 
     @functools.wraps(compiled)
     def once(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Any]]:
         _check_state("step", state)
-        if isinstance(state.step, jax.Array) and state.step.is_deleted():
+        if _is_consumed(state):
             raise ValueError(
                 "this state was consumed by an earlier step, which reused its buffers: go on with the state that it "
                 "returned, state, metrics = step(state, batch); copy one that is to be kept"
@@ -167,10 +191,9 @@ def _check_state(what: str, state: Any) -> None:
         )
 
 
-def _check_opt_state(optimizer: optax.GradientTransformation, state: TrainState) -> None:
+def _check_opt_state(optimizer: optax.GradientTransformation, learned: Tree, opt_state: Any) -> None:
     """Raises, while JAX traces, for the state of another optimiser."""
-    own = jax.tree.structure(jax.eval_shape(optimizer.init, state.params))
-    if own != jax.tree.structure(state.opt_state):
+    if jax.tree.structure(jax.eval_shape(optimizer.init, learned)) != jax.tree.structure(opt_state):
         raise ValueError(
             "the optimizer's state is of another optimizer than make_step was given, or of other parameters: make both "
             "with the same one, train.create(net, optimizer, key, *sample)"
@@ -180,6 +203,13 @@ def _check_opt_state(optimizer: optax.GradientTransformation, state: TrainState)
 def _check_metrics(takes: str, metrics: Any) -> None:
     if not isinstance(metrics, dict):
         raise TypeError(f"{takes}, by name, got {show(metrics)}: write {{'accuracy': accuracy}}")
+
+
+def _is_consumed(state: TrainState) -> bool:
+    try:
+        return isinstance(state.step, jax.Array) and state.step.is_deleted()
+    except jax.errors.ConcretizationTypeError:  # inside another trace nothing is consumed
+        return False
 
 
 def _check_scalar(value: Any) -> None:

@@ -152,7 +152,7 @@ def test_convolutional_lstm_by_hand(size, spatial):
 
 
 def test_the_jaxpr_of_a_scanned_cell_is_that_of_a_loop_by_hand():
-    net, xs = fn.Scan(fn.LSTMCell(4)), jnp.asarray(floats(2, 5, 3))
+    net, xs = fn.Scan(fn.LSTMCell(4)), jnp.asarray(floats(9, 5, 3))
 
     def by_hand(p, xs):
         def step(carry, x):
@@ -162,7 +162,7 @@ def test_the_jaxpr_of_a_scanned_cell_is_that_of_a_loop_by_hand():
             h = jax.nn.sigmoid(o) * jnp.tanh(c)
             return (c, h), h
 
-        start = jnp.zeros((2, 4)), jnp.zeros((2, 4))
+        start = jnp.zeros((9, 4)), jnp.zeros((9, 4))
         return jnp.moveaxis(jax.lax.scan(step, start, jnp.moveaxis(xs, 1, 0))[1], 0, 1)
 
     params = net.init(KEY, xs)

@@ -30,4 +30,5 @@ for iterations in (1, 3):
         cases.add(name, Thrice(layer, train), cases.floats(2, 4), options={"iterations": iterations, "train": train})
 conv = parametrizations.spectral_norm(torch.nn.Conv1d(2, 3, 3))
 cases.add("spectral_norm-conv", Thrice(conv, True), cases.floats(2, 2, 5), options={"iterations": 1, "train": True})
+cases.add("orthogonal", parametrizations.orthogonal(torch.nn.Linear(4, 4), orthogonal_map="cayley"), cases.floats(2, 4))
 cases.write()

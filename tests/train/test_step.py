@@ -141,3 +141,63 @@ def test_shuffled_batches_are_asked_for_by_epoch():
     assert (orders[0] != orders[1]).any()
     np.testing.assert_array_equal(orders[1][:5], data[2]["x"])
     assert [len(batch["x"]) for batch in fn.train.batches({"x": np.arange(10)}, 5)] == [5, 5]
+
+
+# Frozen parameters
+
+
+def frozen_net():
+    encoder = fn.Sequential(fn.Dense(8), fn.LayerNorm(), jax.nn.relu)
+    return fn.Sequential(("encoder", fn.Freeze(encoder)), ("head", fn.Dense(1)))
+
+
+def test_frozen_parameters_take_no_memory_of_the_optimiser_and_keep_their_bits():
+    net, optimizer = frozen_net(), optax.adamw(1e-2, weight_decay=0.1)
+    start = fn.train.create(net, optimizer, KEY, X)
+    before = jax.tree.map(jnp.copy, start.params)
+    head = fn.params.nbytes(start.params["head"])
+    assert sum(leaf.nbytes for leaf in jax.tree.leaves(start.opt_state)) == 2 * head + 4  # two moments and a count
+    step = fn.train.make_step(net, loss, optimizer)
+    state = start
+    for _ in range(3):
+        state, _ = step(state, {"x": X, "y": Y})
+    assert jax.tree.structure(state.params) == jax.tree.structure(before)
+    same(state.params["encoder"], before["encoder"])
+    assert not jnp.array_equal(state.params["head"]["kernel"], before["head"]["kernel"])
+
+
+def test_frozen_parameters_have_no_gradient_in_the_jaxpr():
+    def products(net):
+        start = fn.train.create(net, optax.sgd(0.1), KEY, X)
+        step = fn.train.make_step(net, loss, optax.sgd(0.1))
+        return str(jax.make_jaxpr(step)(start, {"x": X, "y": Y})).count("dot_general")
+
+    free = fn.rewrite.replace(frozen_net(), {fn.Freeze: lambda freeze: freeze.body})
+    # forward 2; backward: both kernels and the stream between, or the head's kernel alone
+    assert (products(free), products(frozen_net())) == (5, 3)
+
+    params = frozen_net().init(KEY, X)
+    gradient = jax.make_jaxpr(jax.grad(lambda p: frozen_net().apply(p, X).sum()))(params)
+    assert str(gradient).count("dot_general") == 3
+
+
+def test_a_part_that_is_frozen_but_for_some():
+    net = fn.Freeze(fn.Sequential(fn.Dense(8), jax.nn.relu, fn.Dense(1)), but="**/bias")
+    start = fn.train.create(net, optax.sgd(0.1), KEY, X)
+    before = jax.tree.map(jnp.copy, start.params)
+    state, _ = fn.train.make_step(net, loss, optax.sgd(0.1))(start, {"x": X, "y": Y})
+    moved = {path for path, array in fn.params.paths(state.params) if (array != fn.params.get(before, path)).any()}
+    assert moved == {"dense_0/bias", "dense_1/bias"}
+
+
+def test_parameters_and_state_to_start_from_are_copied_and_must_fit():
+    params, state = NET.init(KEY, X), NET.init_state(X)
+    optimizer = optax.sgd(0.1)
+    start = fn.train.create(NET, optimizer, jax.random.key(7), X, params=params, state=state)
+    same(start.params, params)
+    fn.train.make_step(NET, loss, optimizer)(start, {"x": X, "y": Y})
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((params, state)))
+    with pytest.raises(ValueError, match=r"missing\s+dense_1/bias"):
+        fn.train.create(NET, optimizer, KEY, X, params=fn.params.drop(params, "dense_1/bias"))
+    with pytest.raises(ValueError, match=r"the state and the inputs do not belong together"):
+        fn.train.create(NET, optimizer, KEY, X, state={"batch_norm_0": {"mean": jnp.zeros(8)}})

@@ -1,30 +1,12 @@
-"""Parameters as data: nested plain dicts of arrays, read and written by the paths of `funcnets.rules`."""
+"""Which parameters learn: what `fn.Freeze` in a net says of them, as a function of their paths."""
 
 from __future__ import annotations
 
-from typing import Any
-
+from funcnets.compose import Wrapper
 from funcnets.layer import Layer
-from funcnets.rules import matches as matches
-from funcnets.shapes import Tree, flat, names_of
+from funcnets.shapes import names_of
 from funcnets.values import Value
-from funcnets.wrappers import Freeze, Tied
-
-
-def paths(params: Tree) -> list[tuple[str, Any]]:
-    """The arrays of nested dicts with their paths, in the order in which they stand.
-
-    Args:
-      params: Nested dicts of arrays.
-
-    Example:
-      >>> [path for path, _ in fn.params.paths({"dense_0": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}})]
-      ['dense_0/kernel', 'dense_0/bias']
-    """
-    return list(flat(params))
-
-
-# Which parameters learn
+from funcnets.wrappers import Tied
 
 
 class Frozen(Value):
@@ -42,7 +24,8 @@ class Frozen(Value):
 
 
 def frozen(net: Layer) -> Frozen:
-    """A function of paths: whether the parameter there takes no gradient, as `fn.Freeze` in the net says.
+    """A function of paths: whether the parameter there takes no gradient, as `fn.Freeze` in the net says, or a
+    parametrisation of what it holds.
 
     It stands in a pattern's place. An array that several layers read is frozen if all of them are.
 
@@ -59,7 +42,7 @@ def frozen(net: Layer) -> Frozen:
 
 def _is_frozen(layer: Layer, names: list[str]) -> bool:
     path = "/".join(names)
-    if isinstance(layer, Freeze) and layer.holds(path):
+    if isinstance(layer, Wrapper) and layer.holds(path):
         return True
     if isinstance(layer, Tied) and path == layer.to and not _is_frozen(layer, names_of(layer.target)):
         return False

@@ -174,7 +174,8 @@ class Bound:
 
 def _no_array(bound: Bound, *_: Any) -> Any:
     raise TypeError(
-        f"{bound!r} is a layer, no array to compute with: call it, m.name(x), or m.name() for the array of a Param"
+        f"{bound!r} is a layer, no array to compute with: call it, m.name() for the array of a Param, "
+        "m.name(x) for what others give"
     )
 
 

@@ -367,7 +367,11 @@ def _plan(layer: Layer, sample: Sample) -> Plan:
         if call.layer._is_wrapper:
             arrays = recorder.arrays("params", call.path)
             below_it = {below(full, call.path): one for full, one in arrays.items()}
-            call.layer._check_plan(below_it, (call.path, call.layer) in recorder.lifted)
+            try:
+                call.layer._check_plan(below_it, (call.path, call.layer) in recorder.lifted)
+            except Exception as error:
+                explain(error, call.path, call.layer, call.inputs, {}, ", while shapes are planned")
+                raise
     declared: dict[Kind, Mapping[str, Any]] = {}
     owners: dict[Kind, Mapping[str, str]] = {}
     for kind in KINDS:

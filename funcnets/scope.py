@@ -378,4 +378,15 @@ def explain(
     if not any(note.startswith(start) for note in getattr(error, "__notes__", ())):
         got = ", ".join([*map(show, inputs or ()), *(f"{name}={show(value)}" for name, value in kwargs.items())])
         called = "" if inputs is None else f"\n  called with {got or 'no inputs'}{during}"
-        error.add_note(f"{start}{path or '(the net itself)'}: {describe(layer)}{called}")
+        hints = [f"\n  {hint}" for kind, words, hint in _HINTS if isinstance(error, kind) and words in str(error)]
+        error.add_note(f"{start}{path or '(the net itself)'}: {describe(layer)}{called}{''.join(hints[:1])}")
+
+
+_BY_VALUE = "JAX traces here, so arrays have no values: choose with jnp.where or jax.lax.cond, compute with jnp, not np"
+_HINTS: tuple[tuple[type[Exception], str, str], ...] = (  # what to do where the error is JAX's own, by its words
+    (jax.errors.ConcretizationTypeError, "", _BY_VALUE),
+    (jax.errors.TracerArrayConversionError, "", _BY_VALUE),
+    (jax.errors.TracerIntegerConversionError, "", _BY_VALUE),
+    (TypeError, "funcnets.bound.Bound", "a child stands where an array is taken: call it, m.name(x)"),
+    (RuntimeError, "has been deleted", "a step consumed these arrays, whose buffers it reused: take what it returned"),
+)

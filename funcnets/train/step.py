@@ -25,7 +25,7 @@ from funcnets.bound import Bound
 from funcnets.layer import Layer
 from funcnets.params import frozen, merge, split
 from funcnets.random import run_key
-from funcnets.shapes import Tree, differences, misfit_error, show
+from funcnets.shapes import Tree, differences, is_array, misfit_error, show
 from funcnets.values import holds_nothing
 
 if TYPE_CHECKING:
@@ -128,10 +128,7 @@ def make_step(
             model = net.bind(
                 merge(kept, learned), state=state.state, key=jax.random.fold_in(state.key, state.step), train=True
             )
-            result = loss(model, batch)
-            value, metrics = result if isinstance(result, tuple) and len(result) == 2 else (result, {})
-            _check_scalar(value)
-            _check_metrics("a loss returns (loss, metrics) with a dict of these", metrics)
+            value, metrics = _value_and_metrics(loss(model, batch))
             return value, ({"loss": value, **metrics}, model.state)
 
         gradients, (metrics, carried) = jax.grad(objective, has_aux=True)(learned)
@@ -165,7 +162,10 @@ def _check_net(what: str, net: Any) -> None:
 def _check_function(what: str, form: str, function: Any) -> None:
     """Raises unless it is a function of a model and a batch."""
     if not callable(function) or isinstance(function, Layer):
-        raise TypeError(f"{what} takes a function {form}, got {show(function)}: its arguments are in another order")
+        raise TypeError(
+            f"{what} takes a function {form}, got {_kind(function)}: its arguments are (net, "
+            f"{form.partition('(')[0]}, ...), in this order"
+        )
     try:
         inspect.signature(function).bind(None, None)
     except TypeError:
@@ -180,8 +180,12 @@ def _check_function(what: str, form: str, function: Any) -> None:
 def _check_optimizer(optimizer: Any) -> None:
     if not callable(getattr(optimizer, "init", None)) or not callable(getattr(optimizer, "update", None)):
         raise TypeError(
-            f"an optimizer is one of optax's, such as optax.adam(1e-3), called already, got {show(optimizer)}"
+            f"an optimizer is one of optax's, such as optax.adam(1e-3), called already, got {_kind(optimizer)}"
         )
+
+
+def _kind(held: Any) -> str:
+    return show(held) if is_array(held) else f"a {type(held).__name__}"
 
 
 def _check_state(what: str, state: Any) -> None:
@@ -212,11 +216,15 @@ def _is_consumed(state: TrainState) -> bool:
         return False
 
 
-def _check_scalar(value: Any) -> None:
-    if not hasattr(value, "shape") or value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
+def _value_and_metrics(result: Any) -> tuple[jax.Array, dict[str, Any]]:
+    """What a loss returned in two; raises for what it cannot return."""
+    value, metrics = result if isinstance(result, tuple) and len(result) == 2 else (result, {})  # pyright: ignore[reportUnknownVariableType]
+    if not is_array(value) or value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
         raise TypeError(
             f"a loss is one floating number, got {show(value)}: take its mean, and return metrics as (loss, dict)"
         )
+    _check_metrics("a loss returns (loss, metrics) with a dict of these", metrics)
+    return value, metrics
 
 
 def evaluate(net: Layer, measure: Measure, state: TrainState, batches: Iterable[Any]) -> dict[str, float]:

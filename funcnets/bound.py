@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -172,16 +173,20 @@ class Bound:
             self._scope.probe.take(carried.seen)
 
 
-def _no_array(bound: Bound, *_: Any) -> Any:
-    raise TypeError(
-        f"{bound!r} is a layer, no array to compute with: call it, m.name() for the array of a Param, "
-        "m.name(x) for what others give"
-    )
-
-
 _ARITHMETIC = ("add", "sub", "mul", "truediv", "matmul", "pow", "radd", "rsub", "rmul", "rtruediv", "rmatmul", "neg")
-for _operation in (*_ARITHMETIC, "array"):
-    setattr(Bound, f"__{_operation}__", _no_array)
+
+
+def refuse_arithmetic(kind: type, name: Callable[[Any], str], remedy: str) -> None:
+    """Gives what is no array, but may be taken for one, an error of its own where it is computed with."""
+
+    def refuse(held: Any, *_: Any) -> Any:
+        raise TypeError(f"{name(held)} is a layer, no array to compute with: {remedy}")
+
+    for operation in (*_ARITHMETIC, "array"):
+        setattr(kind, f"__{operation}__", refuse)
+
+
+refuse_arithmetic(Bound, repr, "call it, m.name() for the array of a Param, m.name(x) for what others give")
 
 
 def _check_names(layer: Layer, params: Tree) -> None:

@@ -41,7 +41,7 @@ from typing import Any, ClassVar, NoReturn, TypeVar, cast, final, overload
 import jax
 import numpy as np
 
-from funcnets.bound import Bound
+from funcnets.bound import Bound, refuse_arithmetic
 from funcnets.plan import Plan, Sample, all_differences, make_plan
 from funcnets.probe import Probe
 from funcnets.random import as_key
@@ -312,6 +312,9 @@ class Layer(Value):
 
     def _auto_name(self) -> str:
         return snake_case(type(self).__name__)
+
+
+refuse_arithmetic(Layer, describe, "in a forward, a child is m's, m.name(x), or m.name() for the array of a Param")
 
 
 def snake_case(name: str) -> str:

@@ -223,8 +223,10 @@ class Planning(Scope):
                 declared = {below(full, self.path): one.shapes for full, one in apart.arrays(kind, self.path).items()}
                 rows = fault_rows(self.layer, kind, differences(nested(declared), tree), tree) if declared else []
                 if rows:
+                    own = "init(key, *sample)" if kind == "params" else "init_state(*sample)"
                     raise ValueError(
-                        f"{self.place}: the {kind} given to {describe(self.layer)} do not fit it:\n{table(rows)}"
+                        f"{self.place}: the {kind} given to {describe(self.layer)} do not fit it:\n{table(rows)}\n"
+                        f"Give it what its own {own} gives"
                     )
         self.recorder.merge(apart, but=theirs)
         return output, None

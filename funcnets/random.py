@@ -59,7 +59,7 @@ def as_key(key: Any) -> jax.Array:
     seed = isinstance(key, int) and not isinstance(key, bool)
     remedy = "It comes first in init(key, *sample), and by name in apply(params, x, key=key)"
     raise TypeError(
-        f"a key is taken, as jax.random.key(seed) makes it, got {show(key)}. "
+        f"a key is taken, as jax.random.key(0) makes it, got {show(key)}. "
         f"{f'Write jax.random.key({key})' if seed else remedy}"
     )
 

@@ -387,6 +387,6 @@ _HINTS: tuple[tuple[type[Exception], str, str], ...] = (  # what to do where the
     (jax.errors.ConcretizationTypeError, "", _BY_VALUE),
     (jax.errors.TracerArrayConversionError, "", _BY_VALUE),
     (jax.errors.TracerIntegerConversionError, "", _BY_VALUE),
-    (TypeError, "funcnets.bound.Bound", "a child stands where an array is taken: call it, m.name(x)"),
+    (TypeError, "<class 'funcnets.", "a layer stands where an array is taken: call it, m.name(x)"),
     (RuntimeError, "has been deleted", "a step consumed these arrays, whose buffers it reused: take what it returned"),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -72,7 +73,8 @@ def short(text: str, most: int) -> str:
 def describe(value: Value) -> str:
     """A value's code on one line, and where it was built."""
     place = created_at(value)
-    return short(" ".join(repr(value).split()), 100) + (f" (built at {place})" if place else "")
+    text = re.sub(r"(?<=\()\n\s*|,?\n\s*(?=\))", "", repr(value))
+    return short(" ".join(text.split()), 100) + (f" (built at {place})" if place else "")
 
 
 def near(name: object, names: Iterable[str]) -> str:

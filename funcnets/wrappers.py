@@ -184,7 +184,9 @@ class Freeze(Wrapper):
         if isinstance(held, str):
             object.__setattr__(self, "but", (held,))
         elif not isinstance(held, tuple) or not all(isinstance(one, str) for one in held):
-            raise TypeError(f"Freeze takes but as a pattern of paths or a tuple of them, got {code(held)}: 'head/**'")
+            raise TypeError(
+                f"Freeze takes but as a pattern of paths or a tuple of them, got {code(held)}: write but='head/**'"
+            )
 
     def forward(self, m: Any, *inputs: Any, **kwargs: Any) -> Any:
         return m.body(*inputs, **kwargs)

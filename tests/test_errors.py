@@ -397,7 +397,7 @@ def init_without_a_sample():
 @mistake(
     TypeError,
     where=r"in layer \(the net itself\): Sequential\(Dense\(16\)",
-    takes=r"a key is taken, as jax\.random\.key\(seed\) makes it",
+    takes=r"a key is taken, as jax\.random\.key\(0\) makes it",
     got=r"got float32\[4,8\]\.",
     do=r"It comes first in init\(key, \*sample\)",
 )
@@ -409,11 +409,11 @@ def sample_before_the_key():
     TypeError,
     where=r"in layer \(the net itself\): Sequential\(Dense\(16\)",
     takes="a key is taken",
-    got="got 0",
-    do=r"Write jax\.random\.key\(0\)",
+    got="got 7",
+    do=r"Write jax\.random\.key\(7\)",
 )
 def seed_as_key():
-    MLP.init(0, X)
+    MLP.init(7, X)
 
 
 @mistake(
@@ -507,6 +507,17 @@ def state_for_a_net_without(run):
 )
 def state_by_position(run):
     run(NORMED.apply)(NORMED.init(KEY, X), X, NORMED.init_state(X))
+
+
+@mistake(
+    ValueError,
+    where=r"hidden: the params given to Dense\(8\)",
+    takes=r"missing   kernel  expected float32\[8,8\]",
+    got="got nothing",
+    do=r"what its own init\(key, \*sample\) gives",
+)
+def explicit_params_that_do_not_fit():
+    wrong(lambda self, m, x: m.hidden(x, params={"kernal": jnp.ones((8, 8))})).init(KEY, X)
 
 
 @mistake(
@@ -896,12 +907,34 @@ def child_that_is_not_called():
 @mistake(
     TypeError,
     where=r"in layer net: Net\(\)",
+    takes="no array to compute with",
+    got=r"Dense\(8\) \(built at .* is a layer",
+    do=r"a child is m's, m\.name\(x\)",
+)
+def self_for_m_in_a_product():
+    wrong(lambda self, m, x: x * self.hidden).init(KEY, X)
+
+
+@mistake(
+    TypeError,
+    where=r"in layer net: Net\(\)",
     takes="where an array is taken",
     got=r"funcnets\.bound\.Bound",
     do=r"call it, m\.name\(x\)",
 )
 def child_given_to_a_function():
     wrong(lambda self, m, x: jnp.tanh(m.hidden)).init(KEY, X)
+
+
+@mistake(
+    TypeError,
+    where=r"in layer net: Net\(\)",
+    takes="where an array is taken",
+    got=r"got <class 'funcnets\.layers\.linear\.Dense'>",
+    do=r"call it, m\.name\(x\)",
+)
+def layer_given_to_a_function():
+    wrong(lambda self, m, x: jax.nn.gelu(self.hidden)).init(KEY, X)
 
 
 @mistake(
@@ -920,7 +953,7 @@ def child_that_is_returned():
     where=r"in layer out: Dense\(3\)",
     takes=r"takes one array \(\.\.\., in\)",
     got="got None",
-    do="return the array",
+    do="None is also what a function without a return gives",
 )
 def forward_without_return():
     def forward(m, x):

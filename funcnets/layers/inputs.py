@@ -66,7 +66,7 @@ def check_mask(layer: Layer, name: str, mask: Any, x: Any, shape: tuple[int, ...
 def _way_to_array(x: Any) -> str:
     """How to come by the array, from what was given in its place."""
     if x is None:
-        return "A function without a return gives None: return the array"
+        return "Give the array; None is also what a function without a return gives"
     if isinstance(x, tuple) and len(x) == 2 and is_array(x[0]) and isinstance(x[1], dict):
         return "Given a state, apply returns (output, state): y, state = net.apply(params, x, state=state)"
     return "Take the array out of what holds it first"

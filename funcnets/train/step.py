@@ -15,7 +15,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -218,7 +218,8 @@ def _is_consumed(state: TrainState) -> bool:
 
 def _value_and_metrics(result: Any) -> tuple[jax.Array, dict[str, Any]]:
     """What a loss returned in two; raises for what it cannot return."""
-    value, metrics = result if isinstance(result, tuple) and len(result) == 2 else (result, {})  # pyright: ignore[reportUnknownVariableType]
+    two = isinstance(result, tuple) and len(cast(tuple[Any, ...], result)) == 2
+    value, metrics = cast(tuple[Any, Any], result if two else (result, {}))
     if not is_array(value) or value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
         raise TypeError(
             f"a loss is one floating number, got {show(value)}: take its mean, and return metrics as (loss, dict)"

@@ -254,7 +254,7 @@ def misfit_remedy(what: str, *, resized: bool) -> str:
     else:
         noun, were, are, make = "state", "was", "is", "make it with state = net.init_state(*sample)"
     if not resized:
-        return f"The {noun} {are} of another net: {make}"
+        return f"The {noun} {are} of another net, or {were} made for another sample: {make}"
     return (
         f"Either the inputs have other axes or sizes than the sample that the {noun} {were} made for (the batch comes "
         f"first, x[None] is a batch of one; features come last), or the {noun} {are} of another net: {make}"

@@ -55,8 +55,9 @@ def _advice(layer: Any, takes: inspect.Signature, inputs: tuple[Any, ...], kwarg
     keys = [x for x in inputs if jnp.issubdtype(getattr(x, "dtype", jnp.float32), jax.dtypes.prng_key)]
     modes = {"training", "deterministic", "is_training", "inference", "rng", "rngs"}
     if not takes.parameters and inputs:
-        first = "m" if layer._entries() else "p"
-        return f"A forward takes {first} before its inputs: def forward(self, {first}, x)"
+        if layer._entries():
+            return "A composite's forward takes m before its inputs: def forward(self, m, x)"
+        return "A leaf's forward takes p before its inputs, def forward(self, p, x); a Param is called without any"
     if keys or kwargs.keys() & modes or any(isinstance(x, dict) for x in inputs):
         return "Mode, randomness and state go in by name: train=True, key=key, state=state"
     if hasattr(layer, "initial_carry") and len(inputs) == 1:

@@ -467,7 +467,10 @@ def test_a_child_whose_parameters_are_one_array():
     net = fn.compose(w=fn.pair(lambda key, x: jnp.full(3, 2.0), lambda p, x: p * x))(lambda m, x: m.w(x))
     params = net.init(KEY, jnp.ones(3))
     np.testing.assert_array_equal(net.apply(params, jnp.ones(3)), np.full(3, 2.0))
-    with pytest.raises(ValueError, match=r"unread +w +expected nothing.*\nThe state is of another net: make it with"):
+    with pytest.raises(
+        ValueError,
+        match=r"unread +w +expected nothing.*\nThe state is of another net, or was made for another sample: make",
+    ):
         net.apply(params, jnp.ones(3), state={"w": jnp.ones(3)})
 
 

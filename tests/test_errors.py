@@ -351,6 +351,17 @@ def params_of_another_net(run):
 
 @mistake(
     ValueError,
+    where=r"in layer \(the net itself\): Sequential\(Dense\(16\)",
+    takes="expected nothing",
+    got=r"unread    params  expected nothing, got \{'dense_0'",
+    do=MAKE_PARAMS,
+)
+def params_of_another_library():
+    MLP.bind({"params": PARAMS})
+
+
+@mistake(
+    ValueError,
     where=r"in layer blocks: Repeat\(Residual\(Dense\(8\)\), 4\)",
     takes=r"blocks/kernel  expected float32\[4,8,8\]",
     got=r"got float32\[3,8,8\]",
@@ -802,7 +813,7 @@ def two_layers_under_one_name():
     where="Sequential: a name",
     takes="a non-empty string without '/' and '.'",
     got="got 'enc/dense'",
-    do="a non-empty string",
+    do="A path is made by layers in layers",
 )
 def path_as_a_name():
     fn.Sequential(("enc/dense", fn.Dense(8)))
@@ -986,6 +997,23 @@ def leaf_without_p():
             return 2 * x
 
     fn.Sequential(("double", Double())).init(KEY, X)
+
+
+@mistake(
+    TypeError,
+    where=r"in layer net/hidden: Param\(",
+    takes=r"takes \(\)",
+    got=r"got float32\[4,8\]: too many",
+    do="a Param is called without any",
+)
+def param_called_with_inputs():
+    class Net(Wrong):
+        hidden: fn.Layer = fn.Param((8,), fn.initializers.Ones())
+
+        def forward(self, m, x):
+            return m.hidden(x)
+
+    fn.Sequential(("net", Net())).init(KEY, X)
 
 
 @mistake(

@@ -26,6 +26,7 @@ from funcnets.generate import generate as generate
 from funcnets.inspect import capture as capture
 from funcnets.inspect import check as check
 from funcnets.inspect import diff as diff
+from funcnets.inspect import draw as draw
 from funcnets.inspect import edit as edit
 from funcnets.inspect import summary as summary
 from funcnets.layer import Layer as Layer

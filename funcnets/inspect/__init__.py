@@ -2,6 +2,7 @@
 
 from funcnets.inspect.capture import capture as capture
 from funcnets.inspect.difference import diff as diff
+from funcnets.inspect.drawing import draw as draw
 from funcnets.inspect.editing import edit as edit
 from funcnets.inspect.health import check as check
 from funcnets.inspect.rows import Row as Row

@@ -168,7 +168,8 @@ class _Boxing(Planning):
         return output
 
     def own_params(self, declared: Tree) -> Tree:
-        return self._marked("params", super().own_params(declared))
+        params = super().own_params(declared)
+        return params if self.given is not None else self._marked("params", params)  # given ones are another's
 
     def own_state(self, declared: Tree) -> Tree:
         return self._marked("states", super().own_state(declared))

@@ -41,7 +41,7 @@ def selected(paths: Iterable[str], patterns: Patterns, net: Layer | None) -> set
     else:
         several = patterns if isinstance(patterns, (tuple, list)) else [patterns]
         for pattern in several:
-            _check(pattern, net)
+            check_pattern(pattern, net)
         rules = dict.fromkeys(several, True)
     return {path for path, held in by_rules(paths, rules, net).items() if held}
 
@@ -53,19 +53,20 @@ def by_rules(paths: Iterable[str], rules: Mapping[Any, Any], net: Layer | None) 
     single: dict[Any, Any] = {}
     for patterns, value in rules.items():
         for pattern in patterns if isinstance(patterns, tuple) else (patterns,):
-            _check(pattern, net)
+            check_pattern(pattern, net)
             single.setdefault(pattern, value)
-    roots = {pattern: _roots(net, pattern) for pattern in single if net is not None and isinstance(pattern, type)}
+    places = {pattern: roots(net, pattern) for pattern in single if net is not None and isinstance(pattern, type)}
 
     def fits(pattern: Any, path: str) -> bool:
         if isinstance(pattern, type):
-            return any(within(path, root) for root in roots[pattern])
+            return any(within(path, root) for root in places[pattern])
         return matches(pattern, path)
 
     return chosen(single, paths, "parameter", fits)
 
 
-def _check(pattern: Any, net: Layer | None) -> None:
+def check_pattern(pattern: Any, net: Layer | None) -> None:
+    """Raises for what cannot speak of arrays."""
     if isinstance(pattern, type) and issubclass(pattern, Layer):
         if net is None:
             raise TypeError(
@@ -74,12 +75,12 @@ def _check(pattern: Any, net: Layer | None) -> None:
             )
     elif not isinstance(pattern, str) and (not callable(pattern) or isinstance(pattern, (type, Layer))):
         raise TypeError(
-            f"a pattern is a path with * and **, a function path -> bool, or, with net=, a class of layers, got "
+            f"a pattern is a path with * and **, a function path -> bool, or a class of the net's layers, got "
             f"{code(pattern)}"
         )
 
 
-def _roots(net: Layer, kind: type[Layer]) -> list[str]:
+def roots(net: Layer, kind: type[Layer]) -> list[str]:
     """The paths of the layers of a class."""
     found = list(find(net, kind))
     if not found:

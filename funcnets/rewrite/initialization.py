@@ -9,30 +9,27 @@ from __future__ import annotations
 
 import dataclasses
 import glob
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from funcnets.compose import Wrapper
 from funcnets.layer import Layer
 from funcnets.leaves import Initializer, as_layer, is_child
-from funcnets.places import find
+from funcnets.params.patterns import One, Patterns, check_pattern, roots, selected
 from funcnets.plan import Plan, fault_rows
 from funcnets.record import Arrays, Kind
 from funcnets.rules import Pattern, chosen, matches
 from funcnets.shapes import Tree, differences, entry, join, misfit_error, show, with_entry
 from funcnets.values import call_code, code
 
-Patterns = Pattern | tuple[Pattern, ...]
-"""One pattern of parameter paths, or several that stand together."""
-Which = Patterns | type[Layer]
-"""What parameters are spoken of by: patterns of their paths, or a class: all arrays of its layers."""
+_Paths = Pattern | tuple[Pattern, ...]  # one pattern of parameter paths, or several that stand together
 
 
 class Initialized(Wrapper):
     """A net whose parameters start otherwise; see `with_init`."""
 
     body: Layer
-    rules: tuple[tuple[Patterns, Initializer], ...]
+    rules: tuple[tuple[_Paths, Initializer], ...]
 
     def __post_init__(self) -> None:
         if not is_child(self.body):
@@ -68,7 +65,7 @@ class Initialized(Wrapper):
         _chosen(dict(self.rules), parameters(arrays))
 
 
-def with_init(net: Layer, rules: Mapping[Which, Initializer]) -> Initialized:
+def with_init(net: Layer, rules: Mapping[One | tuple[One, ...], Initializer]) -> Initialized:
     """A net whose parameters start otherwise: those that rules speak of, by the first rule that does.
 
     It needs no sample, and acts whenever the net is initialised. Keys go by path as ever: copies draw one by one, and a
@@ -89,7 +86,7 @@ def with_init(net: Layer, rules: Mapping[Which, Initializer]) -> Initialized:
       >>> net.init(jax.random.key(0), jnp.ones((1, 3)))["head"]["bias"]
       Array([1., 1.], dtype=float32)
     """
-    pairs: list[tuple[Patterns, Initializer]] = []
+    pairs: list[tuple[_Paths, Initializer]] = []
     for which, init in rules.items():
         if not callable(init) or isinstance(init, (Layer, type)):
             raise TypeError(
@@ -100,24 +97,20 @@ def with_init(net: Layer, rules: Mapping[Which, Initializer]) -> Initialized:
     return Initialized(net, tuple(pairs))
 
 
-def patterns_of(net: Layer, which: Any) -> Patterns:
+def patterns_of(net: Layer, which: Any) -> _Paths:
     """Patterns of parameter paths for all that may speak of parameters."""
-    if isinstance(which, type) and issubclass(which, Layer):
-        places = find(net, which)
-        if not places:
-            raise ValueError(f"the net has no layer of the class {which.__name__}, whose parameters a rule speaks of")
-        return tuple(join(glob.escape(path), "**") for path in places)
-    several = which if isinstance(which, tuple) else (which,)
-    paths = (isinstance(one, str) or (callable(one) and not isinstance(one, (type, Layer))) for one in several)
-    if not several or not all(paths):
-        raise TypeError(
-            "parameters are spoken of by a pattern of their paths, a tuple of patterns, a function of the path, or a "
-            f"layer class, got {code(which)}: '**/kernel'"
-        )
-    return which
+    found: list[Pattern] = []
+    several: tuple[Any, ...] = which if isinstance(which, tuple) and which else (which,)
+    for one in several:
+        check_pattern(one, net)
+        if isinstance(one, type):
+            found += [join(glob.escape(path), "**") for path in roots(net, one)]
+        else:
+            found.append(one)
+    return found[0] if len(found) == 1 else tuple(found)
 
 
-def fits(patterns: Patterns, path: str) -> bool:
+def fits(patterns: _Paths, path: str) -> bool:
     """Whether one of the patterns matches a path."""
     return any(matches(one, path) for one in (patterns if isinstance(patterns, tuple) else (patterns,)))
 
@@ -127,12 +120,12 @@ def parameters(arrays: Mapping[str, Any]) -> list[str]:
     return [join(path, name) for path, one in arrays.items() for name in one.what.names]
 
 
-def _chosen(rules: Mapping[Patterns, Any], paths: Iterable[str]) -> dict[str, Any]:
+def _chosen(rules: Mapping[_Paths, Any], paths: Iterable[str]) -> dict[str, Any]:
     must = lambda patterns: not callable(patterns)  # noqa: E731
     return chosen(rules, paths, "parameter", fits, must)
 
 
-def reinit(net: Layer, params: Tree, key: Any, *sample: Any, patterns: Which | Sequence[Which], **kwargs: Any) -> Tree:
+def reinit(net: Layer, params: Tree, key: Any, *sample: Any, patterns: Patterns, **kwargs: Any) -> Tree:
     """Parameters of which some are drawn anew, as `net.init(key, *sample)` draws them, bit for bit.
 
     Args:
@@ -140,7 +133,8 @@ def reinit(net: Layer, params: Tree, key: Any, *sample: Any, patterns: Which | S
       params: Its parameters.
       key: The key to draw with.
       *sample: Inputs of the net, or their specs.
-      patterns: What is drawn anew: a pattern of parameter paths, a function of the path, a layer class, or several.
+      patterns: What is drawn anew: a pattern of parameter paths, a function of the path, a layer class, or several
+        (see `funcnets.params.patterns`).
 
     Returns:
       The parameters; all that is not drawn anew is the very same arrays.
@@ -159,10 +153,7 @@ def reinit(net: Layer, params: Tree, key: Any, *sample: Any, patterns: Which | S
     rows = fault_rows(net, "params", differences(plan.params, params), params)
     if rows:
         raise misfit_error(rows)
-    several = patterns if isinstance(patterns, (list, tuple)) else [patterns]
-    rules = {patterns_of(net, which): None for which in several}
-    there = parameters(plan.declared["params"])
-    drawn = _chosen(rules, there)
+    drawn = selected(parameters(plan.declared["params"]), patterns, net)
     fresh = drawn_as_init(plan, "params", key, drawn)
     for path in drawn:
         params = with_entry(params, path, entry(fresh, path))

@@ -65,3 +65,16 @@ def test_inputs_that_are_no_arrays_pass_through():
     assert [box.path for box in flow.boxes] == ["", "dense", "dense"]
     assert set(flow.boxes[0].output) == {"a", "b"}
     assert flow.boxes[0].inputs[1] == {"names": ("a", "b")}
+
+
+def test_parameters_that_a_caller_gives_are_those_of_where_they_come_from():
+    @fn.compose(embed=fn.Embedding(5, 3), unembed=fn.Unembed())
+    def net(m, ids):
+        return m.unembed(m.embed(ids), params=m.embed.params)
+
+    flow = traced(net, (jnp.zeros((2, 4), jnp.int32),), {})
+    (_, root), *_ = boxes_in(flow, flow.jaxpr.jaxpr)
+    inner = root.params["jaxpr"].jaxpr
+    (read,) = [equation for equation in inner.eqns if flow.held_by(equation) == ("params", "embed")]
+    unembed = {box.path: equation for box, equation in boxes_in(flow, inner)}["unembed"]
+    assert read.outvars[0] in unembed.invars

@@ -180,10 +180,10 @@ def test_what_cannot_be_a_rule():
         with_init(net(), {"**/bias": 0.0})
     with pytest.raises(TypeError, match=r"with_init takes a net, a layer or function, got 3"):
         with_init(3, {"**": Ones()})
-    with pytest.raises(TypeError, match="parameters are spoken of by a pattern of their paths, .* got 3"):
+    with pytest.raises(TypeError, match="a pattern is a path .* got 3"):
         reinit(net(), net().init(KEY, X), OTHER, X, patterns=3)
     for wrong in (3, (), (3,), Ones, fn.Dense(4)):
-        with pytest.raises(TypeError, match="parameters are spoken of by a pattern of their paths"):
+        with pytest.raises(TypeError, match="a pattern is a path"):
             with_init(net(), {wrong: Ones()})
     silent = fn.Sequential(("norm", fn.LayerNorm(use_scale=False, use_bias=False)), fn.Dense(4))
     with pytest.raises(ValueError, match="matches no parameter"):

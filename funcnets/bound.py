@@ -92,16 +92,16 @@ class Bound:
             inner = self._inside()
             return inner if which == 0 and not inner._scope.layer._entries() else inner[which]
         name, child = layer._child(which)
-        return Bound(self._scope.child(name, child))
+        return type(self)(self._scope.child(name, child))
 
     def _inside(self) -> Bound:
         """What a wrapper stands for."""
         name, child = self._scope.layer._entries()[0]
-        return Bound(self._scope.child(name, child))
+        return type(self)(self._scope.child(name, child))
 
     def _at(self, index: int) -> Bound:
         name, child = self._scope.layer._entries()[index]
-        return Bound(self._scope.child(name, child))
+        return type(self)(self._scope.child(name, child))
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):

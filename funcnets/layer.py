@@ -47,7 +47,7 @@ from funcnets.probe import Probe
 from funcnets.random import as_key
 from funcnets.record import Arrays, Kind
 from funcnets.scope import Misfit, Scope, States, explain, given_keys
-from funcnets.shapes import Tree, describe, is_empty, misfit_error, near, show, unread
+from funcnets.shapes import Tree, describe, is_empty, join, misfit_error, near, show, unread
 from funcnets.signatures import MODES, Takes, Wants, as_inputs, check_arity, check_first_input, takes_of, wants_of
 from funcnets.values import Value, fields_of
 
@@ -473,7 +473,7 @@ def applied(
 
 
 class _BoundNet(Bound):
-    """A net that is bound outside of any forward."""
+    """A net, or a layer in it, that is bound outside of any forward."""
 
     __slots__ = ()
 
@@ -488,7 +488,8 @@ def _run_root(scope: Scope, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     try:
         return scope.run(inputs, kwargs)
     except Misfit as first:
-        rows = all_differences(scope.layer, scope.params, inputs, kwargs)
+        rows = all_differences(scope.layer, scope.params, inputs, kwargs) or []
+        rows = [row._replace(path=join(scope.path, row.path)) for row in rows]
         error = misfit_error(rows) if rows else ValueError(*first.args)
         for note in getattr(first, "__notes__", []):
             error.add_note(note)

@@ -76,6 +76,17 @@ def wrong_width(run):
 
 @mistake(
     ValueError,
+    where=r"in layer head: Dense\(4\)",
+    takes=r"head/kernel  expected float32\[8,4\]",
+    got=r"got float32\[16,4\](.|\n)*called with float32\[4,8\]",
+    do=f"inputs have other axes or sizes .* {MAKE_PARAMS}",
+)
+def wrong_width_for_a_bound_child(run):
+    run(lambda params, x: MLP.bind(params).head(x))(PARAMS, X)
+
+
+@mistake(
+    ValueError,
     where=r"in layer blocks: Dense\(8\)",
     takes=r"takes parameters \{'kernel': float32\[9,8\]",
     got=r"there are .*'kernel': float32\[8,8\](.|\n)*called with float32\[4,9\]",

@@ -150,6 +150,18 @@ class Composite(Layer):
             refused = [list(layer._strangers(kind, inner, place)) for layer in layers]
             yield from (p for p in refused[0] if all(p in others for others in refused)) if refused else [place]
 
+    def _freezes(self) -> bool:
+        return self._freezes_below
+
+    @functools.cached_property
+    def _freezes_below(self) -> bool:
+        return any(layer._freezes() for _, layer in self._entries())
+
+    def _is_frozen(self, path: str) -> bool:
+        first, _, rest = path.partition("/")
+        readers = self.__dict__["_children"][2].get(first, [])
+        return bool(readers) and all(layer._is_frozen(rest) for layer in readers)
+
     @property
     def _random_paths(self) -> tuple[str, ...]:
         return self._paths_below
@@ -214,6 +226,12 @@ class Wrapper(Composite):
     def holds(self, path: str) -> bool:
         """Whether the child's parameter at this path takes no gradient here."""
         return False
+
+    def _freezes(self) -> bool:
+        return type(self).holds is not Wrapper.holds or super()._freezes()
+
+    def _is_frozen(self, path: str) -> bool:
+        return self.holds(path) or self._entries()[0][1]._is_frozen(path)
 
     def _outline(self, scope: Scope, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return self.outline(Bound(scope), *inputs, **kwargs)

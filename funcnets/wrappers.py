@@ -233,6 +233,9 @@ class Tied(Wrapper):
             raise Misfit(f"tie: there is no parameter {self.to!r}, which {self.target!r} is tied to")
         return with_entry(params, self.target, self._through(source))
 
+    def _is_frozen(self, path: str) -> bool:
+        return super()._is_frozen(path) and (path != self.to or super()._is_frozen(self.target))
+
     def _strangers(self, kind: Kind, tree: Tree, path: str) -> Iterator[str]:
         yield from super()._strangers(kind, tree, path)
         if kind == "params" and entry(tree, self.target) is not ABSENT:

@@ -373,7 +373,9 @@ class Repeat(_Copies):
 
         def copy(x: Any, each: tuple[Any, Tree, Tree]) -> tuple[Any, Carried]:
             i, one, state = each
-            y, carried = m.body._pure((x, *others), kwargs, params if self.shared else one, state, keys(i), index=i)
+            y, carried = m.body._pure(
+                (x, *others), kwargs, params if self.shared else one, state, keys(i), index=i, count=self.n
+            )
             return self._kept(x, y), carried
 
         numbers = jnp.arange(self.n) if m.body._counted else None
@@ -439,7 +441,7 @@ class Ensemble(_Copies):
         _check_stacked(self, m._scope.place, self.n, params, state)
 
         def member(i: Any, params: Tree, state: Tree) -> tuple[Any, Carried]:
-            return m.layer._pure(inputs, kwargs, params, state, keys(i), index=i)
+            return m.layer._pure(inputs, kwargs, params, state, keys(i), index=i, count=self.n)
 
         numbers = jnp.arange(self.n) if m.layer._counted else None
         y, carried = jax.vmap(member, axis_size=self.n)(numbers, params, state)

@@ -185,10 +185,10 @@ def mapped(change: Callable[[str, Any], Any], tree: Tree, path: str = "") -> Tre
 
 def check_name(name: object, where: str) -> None:
     """Raises unless name can stand in a path."""
-    if not isinstance(name, str) or not name or "/" in name or "." in name:
+    if not isinstance(name, str) or not name or set(name) & set("/.:@"):
         raise ValueError(
-            f"{where or 'the net'}: a name is a non-empty string without '/' and '.', got {name!r}. A path is made by "
-            "layers in layers"
+            f"{where or 'the net'}: a name is a non-empty string without '/', '.', ':' and '@', got {name!r}. A path "
+            "is made by layers in layers"
         )
 
 

@@ -14,9 +14,8 @@ from typing import Any, Literal, NamedTuple
 
 from funcnets.compose import Composite
 from funcnets.layer import Layer
-from funcnets.leaves import as_layer, is_child
-from funcnets.rewrite.alignment import Match, Node, aligned, kind_of, own_settings
-from funcnets.shapes import ABSENT, show
+from funcnets.rewrite.alignment import Match, Node, aligned, kind_of, own_settings, two_nets
+from funcnets.shapes import ABSENT
 from funcnets.values import call_code, code, comparable
 
 What = Literal["added", "removed", "moved", "named", "reordered", "class", "field", "wrapped", "unwrapped"]
@@ -113,13 +112,8 @@ def diff(net_a: Layer | Callable[..., Any], net_b: Layer | Callable[..., Any]) -
       >>> bool(fn.inspect.diff(net, net))
       False
     """
-    for net in (net_a, net_b):
-        if not is_child(net):
-            raise TypeError(
-                f"diff takes two nets, layers or functions, got {show(net)}: fn.inspect.diff(net, other). For two "
-                "trees of parameters there is fn.params.difference"
-            )
-    return Difference(tuple(_changes(aligned(as_layer(net_a), as_layer(net_b)))))
+    remedy = "fn.inspect.diff(net, other). For two trees of parameters there is fn.params.difference"
+    return Difference(tuple(_changes(aligned(*two_nets("diff", net_a, net_b, remedy)))))
 
 
 def _changes(match: Match) -> Iterator[Change]:

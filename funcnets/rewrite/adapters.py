@@ -130,7 +130,7 @@ def _as_lora(pattern: Any, how: Any) -> LoRA:
 def _check_rank(path: str, one: Decomposed) -> None:
     """Raises for factors wider than any change of the kernel needs, as a matrix (all axes but the last, last)."""
     spec = one.what.shapes
-    full = min(math.prod(spec.shape[:-1]), spec.shape[-1])
+    full = max(1, min(math.prod(spec.shape[:-1]), spec.shape[-1]))
     if isinstance(one.how, LoRA) and one.how.rank > full:
         raise ValueError(
             f"{path or 'the parameter'}: a change of {show(spec)} has a rank of {full} at most, got {one.how!r}. The "

@@ -71,22 +71,24 @@ class Report:
     hint: str = ""
 
     def __str__(self) -> str:
-        reshaped = [_changed(one, "  (drawn)") for one in self.reshaped]
         before = [*self.kept, *(one.old for one in self.moved), *self.dropped, *(one.old_path for one in self.reshaped)]
         after = [*self.kept, *(one.new for one in self.moved), *self.fresh, *(one.path for one in self.reshaped)]
-        lines = [f"kept       {len(self.kept)} as they are"]
-        lines += _told("moved", [_Line(one) for one in self.moved], (_Line(_ends(*one)) for one in self.moved))
         converted = [_changed(one) for one in self.converted]
+        reshaped = [_changed(one, "  (drawn)") for one in self.reshaped]
+        drawn, gone = _places(self.fresh, after), _places(self.dropped, before)
+        lines = [f"kept       {len(self.kept)} as they are"]
+        lines += _told("moved", [_Line(one) for one in self.moved], [_Line(_ends(*one)) for one in self.moved])
         lines += _told("converted", converted, converted)
         lines += _told("reshaped", reshaped, reshaped)
-        drawn = (_Line((place,), "  (drawn)") for place in _places(self.fresh, after))
-        lines += _told("fresh", [_Line((path,), "  (drawn)") for path in self.fresh], drawn)
-        gone = (_Line((place,)) for place in _places(self.dropped, before))
-        lines += _told("dropped", [_Line((path,)) for path in self.dropped], gone)
+        lines += _told("fresh", *([_Line((path,), "  (drawn)") for path in paths] for paths in (self.fresh, drawn)))
+        lines += _told("dropped", *([_Line((path,)) for path in paths] for paths in (self.dropped, gone)))
         if self.state is not None:
             lines += ["state", *(f"  {line}" for line in str(self.state).splitlines())]
-        lines += ["state      not given: it starts as init_state gives it"] if self.without_state else []
-        return "\n".join([*lines, *([f"hint       {self.hint}"] if self.hint else [])])
+        if self.without_state:
+            lines.append("state      not given: it starts as init_state gives it")
+        if self.hint:
+            lines.append(f"hint       {self.hint}")
+        return "\n".join(lines)
 
 
 # Lines
@@ -105,7 +107,7 @@ def _changed(one: Changed, then: str = "") -> _Line:
     return _Line(paths, f"  {show(one.old)} -> {show(one.new)}{then}")
 
 
-def _told(what: str, each: list[_Line], in_places: Iterable[_Line]) -> Iterator[str]:
+def _told(what: str, each: list[_Line], in_places: list[_Line]) -> Iterator[str]:
     """The lines of one fate; of many parameters, those of the places that they are in."""
     for paths, tail, n in each if len(each) <= _FEW else _in_runs(in_places):
         number = f"{n} in " if n > 1 else ""
@@ -133,7 +135,7 @@ def _ends(old: str, new: str) -> tuple[str, str]:
     return "/".join(mine[: len(mine) - n]), "/".join(theirs[: len(theirs) - n])
 
 
-def _in_runs(lines: Iterable[_Line]) -> list[_Line]:
+def _in_runs(lines: list[_Line]) -> list[_Line]:
     """Equal lines as one, and likewise lines that are equal but for a name that counts up from each to the next."""
     found = [line._replace(n=line.n * n) for line, n in Counter(lines).items()]
     for depth in range(max(len(names_of(path)) for line in found for path in line.paths)):

@@ -293,6 +293,8 @@ def test_what_cannot_be():
     conv, x = fn.Conv(5, 3), floats(2, 6, 1)
     with pytest.raises(ValueError, match=r"kernel: a change of float32\[3,1,5\] has a rank of 3 at most, got LoRA"):
         lora(conv, {"kernel": 4}, conv.init(KEY, x), NEW, x)
+    empty = floats(2, 0)  # a kernel with no entries has a rank all the same
+    assert learned(*lora(net, {"dense_0/kernel": 1}, net.init(KEY, empty), NEW, empty))
     adapted, new = lora(net, {"**/kernel": 2}, params, NEW, X)
     with pytest.raises(ValueError, match="has a parametrised 'kernel' already"):
         lora(adapted, {"head/kernel": 2}, new, NEW, X)

@@ -337,6 +337,8 @@ def _each(function: Callable[[Any], Any], axes: int, arrays: Any) -> Any:
 def parametrize(net: Layer, by: Mapping[Any, Parametrization], *sample: Any, **kwargs: Any) -> Layer:
     """A net with the parameters that patterns speak of computed from other arrays.
 
+    `fn.rewrite.migrate(net, parametrized, params, key, x)` carries parameters that were trained before over to it.
+
     Args:
       net: The net.
       by: From patterns of parameter paths, such as "**/kernel", to parametrisations; a layer class stands for all
@@ -348,8 +350,14 @@ def parametrize(net: Layer, by: Mapping[Any, Parametrization], *sample: Any, **k
 
     Example:
       >>> net = fn.Sequential(fn.Dense(8), jax.nn.relu, ("head", fn.Dense(2)))
-      >>> fn.parametrize(net, {"head/kernel": fn.WeightNorm()}, jnp.ones((1, 3)))["head"]
+      >>> x = jnp.ones((1, 3))
+      >>> parametrized = fn.parametrize(net, {"head/kernel": fn.WeightNorm()}, x)
+      >>> parametrized["head"]
       Parametrized(Dense(2), kernel=WeightNorm())
+      >>> trained = net.init(jax.random.key(0), x)
+      >>> params, _ = fn.rewrite.migrate(net, parametrized, trained, jax.random.key(1), x)
+      >>> params["head"]["kernel"]["direction"] is trained["head"]["kernel"]
+      True
     """
     plan = net.plan(*sample, **kwargs)
     from funcnets.params.patterns import by_rules  # not needed before: the import of the package stays short

@@ -12,6 +12,7 @@ it computes what the net does, to the bit.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,7 +21,7 @@ from funcnets.parametrization import Decomposed, Parametrization, Parametrized, 
 from funcnets.parametrizations import LoRA
 from funcnets.places import Place, rebuilt, walk
 from funcnets.rules import chosen
-from funcnets.shapes import Tree, differences, entry, flat, join, misfit_error, nested, show, with_entry
+from funcnets.shapes import Tree, describe, differences, entry, flat, join, misfit_error, nested, show, with_entry
 from funcnets.wrappers import Freeze
 
 
@@ -86,8 +87,8 @@ def lora(
       (net, params). Under `jax.eval_shape` the net and the shapes, as a checkpoint to be restored asks for.
 
     Raises:
-      ValueError: A pattern that matches no parameter, or one that is no kernel or has a parametrisation already;
-        parameters that are not the net's.
+      ValueError: A pattern that matches no parameter, or one that is no kernel or has a parametrisation already; a
+        rank above that of any change of a kernel, its smaller side; parameters that are not the net's.
       TypeError: A rule that is neither a rank nor a LoRA.
 
     Source: Hu et al. 2021, LoRA: low-rank adaptation of large language models. In the PEFT library an adapter stands
@@ -96,11 +97,11 @@ def lora(
     Example:
       >>> net, x = fn.Sequential(fn.Attention(2), ("head", fn.Dense(3))), jnp.ones((1, 5, 8))
       >>> params = net.init(jax.random.key(0), x)
-      >>> adapted, params = fn.rewrite.lora(net, {"**/query/kernel": 2, "head/kernel": 4}, params, jax.random.key(1), x)
+      >>> adapted, params = fn.rewrite.lora(net, {"**/query/kernel": 2, "head/kernel": 3}, params, jax.random.key(1), x)
       >>> frozen = fn.params.frozen(adapted)
       >>> {path: array.shape for path, array in fn.params.paths(params) if not frozen(path)}
       {'attention_0/query/kernel/down': (8, 2), 'attention_0/query/kernel/up': (2, 8),
-      'head/kernel/down': (8, 4), 'head/kernel/up': (4, 3)}
+      'head/kernel/down': (8, 3), 'head/kernel/up': (3, 3)}
     """
     before = net.plan(*sample, **kwargs)
     rows = differences(before.params, params)
@@ -110,6 +111,7 @@ def lora(
     adapted = _adapted(parametrize(net, by, *sample, **kwargs))
     for path, one in adapted.plan(*sample, **kwargs).declared["params"].items():
         if isinstance(one.what, Decomposed) and not isinstance(before.declared["params"][path].what, Decomposed):
+            _check_rank(path, one.what)
             params = with_entry(params, path, one.what.taken_apart(entry(params, path), key, one.steps))
     return adapted, params
 
@@ -123,6 +125,17 @@ def _as_lora(pattern: Any, how: Any) -> LoRA:
             "parametrisation there is fn.parametrize"
         )
     return how
+
+
+def _check_rank(path: str, one: Decomposed) -> None:
+    """Raises for factors wider than any change of the kernel needs, as a matrix (all axes but the last, last)."""
+    spec = one.what.shapes
+    full = max(1, min(math.prod(spec.shape[:-1]), spec.shape[-1]))
+    if isinstance(one.how, LoRA) and one.how.rank > full:
+        raise ValueError(
+            f"{path or 'the parameter'}: a change of {show(spec)} has a rank of {full} at most, got {one.how!r}. The "
+            f"first pattern that fits says the rank: {{{path!r}: {full}, ...}}; or name the others alone"
+        )
 
 
 def _adapted(net: Layer) -> Layer:
@@ -155,7 +168,7 @@ def merge_lora(net: Layer, params: Tree, *sample: Any, **kwargs: Any) -> tuple[L
       the same by default comes back as that default.
 
     Raises:
-      ValueError: Parameters that are not the net's.
+      ValueError: A net without LoRA; parameters that are not the net's.
 
     Example:
       >>> net, x = fn.Sequential(fn.Dense(4), jnp.tanh), jnp.ones((1, 3))
@@ -165,9 +178,18 @@ def merge_lora(net: Layer, params: Tree, *sample: Any, **kwargs: Any) -> tuple[L
       >>> plain == net, merged["dense_0"]["kernel"].shape
       (True, (3, 4))
     """
-    for path, one in net.plan(*sample, **kwargs).declared["params"].items():
-        if isinstance(one.what, Decomposed) and isinstance(one.what.how, LoRA):
-            params = with_entry(params, path, one.what.computed(path, params, None, one.copies))
+    adapted = {
+        path: (one.what, one.copies)
+        for path, one in net.plan(*sample, **kwargs).declared["params"].items()
+        if isinstance(one.what, Decomposed) and isinstance(one.what.how, LoRA)
+    }
+    if not adapted:
+        raise ValueError(
+            f"merge_lora takes a net that lora has adapted, and {describe(net)} has no parameter with an fn.LoRA: give "
+            "the net that lora returned, with its parameters"
+        )
+    for path, (what, copies) in adapted.items():
+        params = with_entry(params, path, what.computed(path, params, None, copies))
     return rebuilt(Place("", net), lambda place, layer: _without_lora(layer)), params
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 import jax
 import numpy as np
 
-from funcnets.values import Value, created_at
+from funcnets.values import Value, code, created_at
 
 Tree = Any
 """A pytree of arrays; parameters and states are nested plain dicts."""
@@ -56,7 +56,7 @@ def short(text: str, most: int) -> str:
 
 def describe(value: Value) -> str:
     """A value's code on one line, and where it was built."""
-    text = " ".join(repr(value).split())
+    text = " ".join(code(value).split())
     place = created_at(value)
     return short(text, 100) + (f" (built at {place})" if place else "")
 

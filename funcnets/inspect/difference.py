@@ -14,9 +14,10 @@ from typing import Any, Literal, NamedTuple
 
 from funcnets.compose import Composite
 from funcnets.layer import Layer
+from funcnets.printing import call_code
 from funcnets.rewrite.alignment import Match, Node, aligned, kind_of, own_settings
 from funcnets.shapes import ABSENT
-from funcnets.values import call_code, code, comparable, fields_of
+from funcnets.values import code, comparable, fields_of
 
 What = Literal["added", "removed", "moved", "named", "reordered", "class", "field", "wrapped", "unwrapped"]
 

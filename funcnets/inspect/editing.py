@@ -17,7 +17,7 @@ from funcnets.layer import Layer
 from funcnets.places import What
 from funcnets.probe import Probe, Seen
 from funcnets.shapes import below, is_array, show, specs
-from funcnets.values import code
+from funcnets.values import Argument, code
 
 
 class Edited(Wrapper):
@@ -48,8 +48,8 @@ class Edited(Wrapper):
             )
         return output
 
-    def __repr__(self) -> str:
-        return f"edit({self.body!r}, {self.edits!r})"
+    def _call(self) -> tuple[str, list[Argument], str]:
+        return "edit(", [Argument(self.body, place=".body"), Argument(self.edits)], ")"
 
 
 class Edits:

@@ -16,7 +16,7 @@ from funcnets.printing import MOST, WIDTH, call_code, elided
 from funcnets.values import Value, code
 
 MODULES = {"jax": jax, "np": np, "catalogue": catalogue}
-SPACE = {**vars(fn), **vars(fn.initializers), **vars(fn.rewrite), **vars(catalogue), **MODULES}
+SPACE = {**vars(fn.initializers), **vars(fn.rewrite), **vars(catalogue), **vars(fn), **MODULES}
 
 
 def block(width):

@@ -96,22 +96,22 @@ def _depth(line: str) -> int:
     return (len(line) - len(line.lstrip(" "))) // len(_STEP)
 
 
-def _left_out(depth: int, lines: int) -> str:
-    return f"{_STEP * depth}...,  # {lines} {'line' if lines == 1 else 'lines'}"
+def _counted(text: str, lines: int) -> str:
+    return f"{text}  # {lines} {'line' if lines == 1 else 'lines'}"
 
 
 def _collapsed(lines: Sequence[str], depth: int) -> list[str]:
-    """The lines down to a depth, each group of deeper ones as one that counts them."""
+    """The lines down to a depth; a bracket around deeper ones is one line, which counts them."""
     shown: list[str] = []
     deeper = 0
     for line in lines:
         if _depth(line) > depth:
             deeper += 1
-            continue
-        if deeper:
-            shown.append(_left_out(depth + 1, deeper))
+        elif deeper:
+            shown[-1] = _counted(f"{shown[-1]}...{line.strip()}", deeper)
             deeper = 0
-        shown.append(line)
+        else:
+            shown.append(line)
     return shown
 
 
@@ -121,7 +121,7 @@ def _middle_left_out(outline: Sequence[str], lines: Sequence[str]) -> list[str]:
     whole = [i for i, line in enumerate(lines) if _depth(line) == 1 and line.strip()[0] not in ")]}"]
     last = next(i for i, start in enumerate(starts) if start >= len(outline) - MOST // 4)
     first = max(i for i, start in enumerate(starts) if start <= MOST - MOST // 4 - 2)
-    between = _left_out(1, whole[last] - whole[first])
+    between = _counted(f"{_STEP}...,", whole[last] - whole[first])
     return [*outline[: starts[first]], between, *outline[starts[last] :]]
 
 

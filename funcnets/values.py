@@ -195,8 +195,10 @@ def created_at(value: Value) -> str:
     if place is None:
         return ""
     name, line = place
-    if name.startswith("<"):  # a notebook cell or an interactive prompt
+    if name.startswith("<"):  # an interactive prompt
         return f"{name}:{line}"
+    if os.path.basename(os.path.dirname(name)).startswith("ipykernel_"):  # a file that only the kernel knows
+        return f"<notebook cell>:{line}"
     shown = os.path.relpath(name)
     return f"{os.path.basename(name) if shown.startswith('..') else shown}:{line}"
 
@@ -369,7 +371,7 @@ class Argument(NamedTuple):
     Attributes:
       held: What is given.
       keyword: The keyword that it is given by; "" by position.
-      place: The code that reaches it from the value: ".features", "[0]"; "" where none does.
+      place: The code that reaches it, or the layer in a (name, layer) pair: ".features", "[0]"; "" where none does.
     """
 
     held: Any
@@ -409,15 +411,18 @@ def _is_named(held: tuple[Any, ...]) -> bool:
 
 
 def _part(held: Any, keyword: str, place: str, path: str | None, render: Any) -> Any:
-    """An argument for treescope: values unfold, all else is text."""
-    path = f"{path}{place}" if path is not None and place else None
+    """An argument for treescope: values unfold, all else is text. The place of a named layer is the layer's."""
+    there = f"{path}{place}" if path is not None and place else None
     if isinstance(held, Value):
-        part = render(held, path=path)
+        part = render(held, path=there)
+    elif isinstance(held, tuple) and _is_named(held):
+        part = beside(f"({held[0]!r}, ", _part(held[1], "", place, path, render), ")")
     elif isinstance(held, tuple) and any(isinstance(item, (Value, tuple)) for item in held):
-        if _is_named(held):
-            return beside(f"({held[0]!r}, ", _part(held[1], "", "", path, render), ")")
-        parts = [_part(item, "", f"[{i}]", path, render) for i, item in enumerate(held)]
-        part = unfolding("(", parts, ")", path)
+        places = [
+            f"[{i}][1]" if isinstance(item, tuple) and _is_named(item) else f"[{i}]" for i, item in enumerate(held)
+        ]
+        parts = [_part(item, "", inside, there, render) for item, inside in zip(held, places, strict=True)]
+        part = unfolding("(", parts, ")", there)
     else:
         part = plain(code(held))
     return beside(f"{keyword}=", part) if keyword else part

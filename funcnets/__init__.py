@@ -7,12 +7,10 @@ params = net.init(jax.random.key(0), x)     # nested dicts; sizes come from x
 y = net.apply(params, x)                    # a pure function: jit, grad and vmap it
 """
 
-from funcnets import files as files
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
+
 from funcnets import initializers as initializers
-from funcnets import inspect as inspect
-from funcnets import params as params
-from funcnets import rewrite as rewrite
-from funcnets import train as train
 from funcnets.checkpoint import Checkpoints as Checkpoints
 from funcnets.combinators import Each as Each
 from funcnets.combinators import Ensemble as Ensemble
@@ -23,12 +21,6 @@ from funcnets.compose import Composite as Composite
 from funcnets.compose import Wrapper as Wrapper
 from funcnets.compose import compose as compose
 from funcnets.generate import generate as generate
-from funcnets.inspect import capture as capture
-from funcnets.inspect import check as check
-from funcnets.inspect import diff as diff
-from funcnets.inspect import edit as edit
-from funcnets.inspect import summary as summary
-from funcnets.inspect.drawing import draw as draw
 from funcnets.layer import Layer as Layer
 from funcnets.layers.activation import GLU as GLU
 from funcnets.layers.activation import GatedMLP as GatedMLP
@@ -121,3 +113,28 @@ from funcnets.wrappers import Freeze as Freeze
 from funcnets.wrappers import Remat as Remat
 from funcnets.wrappers import Residual as Residual
 from funcnets.wrappers import tie as tie
+
+if _TYPE_CHECKING:  # rooms that are entered when they are first asked for, so that the import takes little
+    from funcnets import files as files
+    from funcnets import inspect as inspect
+    from funcnets import params as params
+    from funcnets import rewrite as rewrite
+    from funcnets import train as train
+    from funcnets.inspect import capture as capture
+    from funcnets.inspect import check as check
+    from funcnets.inspect import diff as diff
+    from funcnets.inspect import draw as draw
+    from funcnets.inspect import edit as edit
+    from funcnets.inspect import summary as summary
+
+
+def __getattr__(name: str) -> _Any:
+    from funcnets.later import asked_for
+
+    return asked_for(name, globals())
+
+
+def __dir__() -> list[str]:
+    from funcnets.later import ROOMS, VIEWS
+
+    return sorted({*globals(), *ROOMS, *VIEWS})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -91,16 +92,16 @@ class Bound:
             inner = self._inside()
             return inner if which == 0 and not inner._scope.layer._entries() else inner[which]
         name, child = layer._child(which)
-        return Bound(self._scope.child(name, child))
+        return type(self)(self._scope.child(name, child))
 
     def _inside(self) -> Bound:
         """What a wrapper stands for."""
         name, child = self._scope.layer._entries()[0]
-        return Bound(self._scope.child(name, child))
+        return type(self)(self._scope.child(name, child))
 
     def _at(self, index: int) -> Bound:
         name, child = self._scope.layer._entries()[index]
-        return Bound(self._scope.child(name, child))
+        return type(self)(self._scope.child(name, child))
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -126,7 +127,10 @@ class Bound:
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in ("_scope", "state"):
-            raise AttributeError(f"{self!r}: of a running net the state may be set, and nothing else, such as {name!r}")
+            raise AttributeError(
+                f"{self!r}: of a running net the state may be set, and nothing else, such as {name!r}: return it "
+                "beside the output, or look at it with fn.capture"
+            )
         object.__setattr__(self, name, value)
 
     def __repr__(self) -> str:
@@ -169,12 +173,20 @@ class Bound:
             self._scope.probe.take(carried.seen)
 
 
-def _no_array(bound: Bound, *_: Any) -> Any:
-    raise TypeError(f"{bound!r} is a layer, no array to compute with: call it, m.name(), for the array of a Param")
+_ARITHMETIC = ("add", "sub", "mul", "truediv", "matmul", "pow", "radd", "rsub", "rmul", "rtruediv", "rmatmul", "neg")
 
 
-for _operation in ("add", "sub", "mul", "truediv", "matmul", "pow", "radd", "rsub", "rmul", "rtruediv", "rmatmul"):
-    setattr(Bound, f"__{_operation}__", _no_array)
+def refuse_arithmetic(kind: type, name: Callable[[Any], str], remedy: str) -> None:
+    """Gives what is no array, but may be taken for one, an error of its own where it is computed with."""
+
+    def refuse(held: Any, *_: Any) -> Any:
+        raise TypeError(f"{name(held)} is a layer, no array to compute with: {remedy}")
+
+    for operation in (*_ARITHMETIC, "array"):
+        setattr(kind, f"__{operation}__", refuse)
+
+
+refuse_arithmetic(Bound, repr, "call it, m.name() for the array of a Param, m.name(x) for what others give")
 
 
 def _check_names(layer: Layer, params: Tree) -> None:

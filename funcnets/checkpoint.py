@@ -32,11 +32,14 @@ import os
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, SupportsIndex, TypeVar, overload
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from funcnets.shapes import show
+from funcnets.values import Value
 
 if TYPE_CHECKING:
     import orbax.checkpoint as ocp  # slow to load, so at run time only where a directory is opened
@@ -109,6 +112,8 @@ class Checkpoints:
 
         Example: `checkpoints.save(step, state, metrics={"loss": loss})`
         """
+        if not isinstance(step, SupportsIndex):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"save takes the number of the step first, save(step, tree), got {show(step)}")
         step = operator.index(step)
         if step % self.every and not force:
             return False
@@ -308,6 +313,11 @@ def _worth_saying(record: logging.LogRecord) -> bool:
 
 
 def _rows(node: Any, path: tuple[str | int, ...] = ()) -> Iterator[_Row]:
+    if isinstance(node, Value):
+        raise TypeError(
+            f"a checkpoint takes arrays; {_path({'path': path})} is {node!r:.60}, a value without any: save its "
+            "parameters, and the net itself as fn.files.to_config(net)"
+        )
     children = jax.tree.leaves_with_path(node, is_leaf=lambda inner: inner is not node)
     if len(children) != 1 or children[0][0]:
         yield {"path": path, "type": type(node).__name__, "size": len(children)}

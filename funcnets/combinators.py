@@ -211,7 +211,7 @@ class Each(_Row):
         if len(inputs) != len(self.layers):
             raise TypeError(
                 f"Each has {len(self.layers)} layers, so it takes {len(self.layers)} inputs, got {len(inputs)}: "
-                f"{show(inputs)}"
+                f"{show(inputs)}. For one input to all of them, fn.Parallel"
             )
         return tuple(layer(x) for layer, x in zip(m.layers, inputs, strict=True))
 
@@ -314,8 +314,10 @@ def copy_keys_of(child: Bound) -> Callable[[Any], Keys | None]:
 def _check_stacked(layer: Layer, place: str, n: int, params: Tree, state: Tree) -> None:
     for what, tree in (("parameters", params), ("state", state)):
         if any(jnp.shape(leaf)[:1] != (n,) for leaf in jax.tree.leaves(tree)):
+            make = "net.init(key, *sample)" if what == "parameters" else "net.init_state(*sample)"
             raise Misfit(
-                f"{place}: {describe(layer)} takes {what} stacked along a first axis of {n}, got {show(specs(tree))}"
+                f"{place}: {describe(layer)} takes {what} stacked along a first axis of {n}, got {show(specs(tree))}. "
+                f"Make them with {make} of this very net"
             )
 
 
@@ -390,7 +392,7 @@ class Repeat(_Copies):
         if jax.tree.structure(x) != jax.tree.structure(y) or jax.tree.leaves(specs(x)) != jax.tree.leaves(specs(y)):
             raise ValueError(
                 f"{describe(self)}: each copy's output is the next one's input, so the body keeps shape and dtype; "
-                f"{show(x)} became {show(y)}"
+                f"{show(x)} became {show(y)}. A layer that changes them stands before or after it"
             )
         return y
 
@@ -447,4 +449,7 @@ class Ensemble(_Copies):
 
 def _check_count(kind: str, name: str, n: object) -> None:
     if not isinstance(n, int) or isinstance(n, bool) or n < 0:
-        raise ValueError(f"{kind} takes {name} as a whole number, at least 0, got {n!r}")
+        raise ValueError(
+            f"{kind} takes {name} as a whole number, at least 0, got {show(n)}. It comes after the layer: "
+            f"{kind}(layer, 3)"
+        )

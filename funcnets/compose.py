@@ -33,8 +33,8 @@ from funcnets.layer import Layer
 from funcnets.leaves import as_layer, function_name, is_child
 from funcnets.record import Arrays, Kind
 from funcnets.scope import Scope
-from funcnets.shapes import Tree, check_name, describe, join, near
-from funcnets.signatures import modes_of
+from funcnets.shapes import Tree, check_name, describe, join, near, show
+from funcnets.signatures import Wants, check_arity, modes_of, wants_of
 from funcnets.values import Argument, Value, code
 
 _RESERVED = ("train", "key", "params", "state")
@@ -128,7 +128,16 @@ class Composite(Layer):
         return self.__dict__["_children"][1]
 
     def _run(self, scope: Scope, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return self.forward(Bound(scope), *inputs, **kwargs)
+        try:
+            output = self.forward(Bound(scope), *inputs, **kwargs)
+        except TypeError:
+            check_arity(scope, self._wants.inputs, inputs, kwargs)  # if that is what it is, told better
+            raise
+        if isinstance(output, Bound):
+            raise TypeError(
+                f"{scope.place}: forward returns the layer {output!r} itself: return what it gives, m.name(x)"
+            )
+        return output
 
     def _strangers(self, kind: Kind, tree: Tree, path: str) -> Iterator[str]:
         if not isinstance(tree, dict):
@@ -155,6 +164,12 @@ class Composite(Layer):
         if not isinstance(which, (int, str)):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"a child is reached by its number or name, got {which!r}")
         return self._child(which)[1]
+
+    def __setitem__(self, which: object, new: object) -> None:
+        raise TypeError(
+            f"{describe(self)} cannot be changed in place: values never change. Make a new one: "
+            f"fn.rewrite.replace(net, {{{which!r}: layer}}), with the child's path"
+        )
 
     def at(self, path: str) -> Layer:
         """The layer at a path such as "encoder/dense_0"."""
@@ -314,13 +329,18 @@ def check_children(owner: str, children: tuple[Any, ...]) -> tuple[Any, ...]:
         held = child[1] if isinstance(child, (list, tuple)) and len(child) == 2 and isinstance(child[0], str) else child
         if isinstance(held, type) and issubclass(held, Value):
             raise TypeError(f"{owner} takes layers, got the class {held.__name__}: write {held.__name__}(...)")
+        if isinstance(held, tuple) and len(held) == 2 and isinstance(held[1], str):
+            raise TypeError(f"{owner} takes names as (name, layer), got {show(held)}: put the name first")
         if isinstance(held, (list, tuple)):
             raise TypeError(
-                f"{owner} takes its layers one by one, and names as (name, layer), got {code(child)}: write "
+                f"{owner} takes its layers one by one, and names as (name, layer), got {show(child)}: write "
                 f"{owner}(*layers)"
             )
         if not is_child(held):
-            raise TypeError(f"{owner} takes layers, functions, and (name, layer) pairs, got {code(child)}")
+            raise TypeError(
+                f"{owner} takes layers, functions, and (name, layer) pairs, got {show(child)}: give the function "
+                f"itself, jax.nn.relu, neither its name nor what it returns; leave None out"
+            )
     return children
 
 
@@ -369,6 +389,10 @@ class Composed(Composite):
     def _call(self) -> tuple[str, list[Argument], str]:
         parts = [Argument(held, name, f".{name}") for name, held in self.parts]
         return "compose(", parts, f")({code(self.function)})"
+
+    @property
+    def _wants(self) -> Wants:
+        return wants_of(self.function, skip=1)
 
     def _settings(self) -> Mapping[str, Any]:
         return dict(self.parts)

@@ -17,7 +17,6 @@ from funcnets.layers.cache import KeyValueCache
 from funcnets.layers.positions import Positions
 from funcnets.plan import Plan
 from funcnets.random import as_key
-from funcnets.rewrite.unrolling import written_out
 from funcnets.shapes import Tree, is_array, show
 
 
@@ -125,6 +124,8 @@ def _generate(
 ) -> jax.Array:
     state = net.init_state(prompt, **masked, **inputs)
     if unroll:
+        from funcnets.rewrite.unrolling import written_out
+
         net, params, state = written_out(net, params, state)
 
     def choose(logits: jax.Array, i: Any) -> jax.Array:

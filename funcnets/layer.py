@@ -41,13 +41,13 @@ from typing import Any, ClassVar, NoReturn, TypeVar, cast, final, overload
 import jax
 import numpy as np
 
-from funcnets.bound import Bound
+from funcnets.bound import Bound, refuse_arithmetic
 from funcnets.plan import Plan, Sample, all_differences, make_plan
 from funcnets.probe import Probe
 from funcnets.random import as_key
 from funcnets.record import Arrays, Kind
-from funcnets.scope import Misfit, Scope, States, given_keys
-from funcnets.shapes import Tree, describe, is_empty, misfit_error, near, show, unread
+from funcnets.scope import Misfit, Scope, States, explain, given_keys
+from funcnets.shapes import Tree, describe, is_empty, join, misfit_error, near, show, unread
 from funcnets.signatures import MODES, Takes, Wants, as_inputs, check_arity, check_first_input, takes_of, wants_of
 from funcnets.values import Value, fields_of
 
@@ -168,8 +168,12 @@ class Layer(Value):
     @final
     def plan(self, *sample: Any, **kwargs: Any) -> Plan:
         """What the net declares for a sample, found on shapes alone; print it for a table."""
-        _check_modes("plan and init", kwargs)
-        return make_plan(self, sample, kwargs)
+        try:
+            _check_modes("plan and init", kwargs)
+            return make_plan(self, sample, kwargs)
+        except Exception as error:
+            explain(error, "", self, sample, kwargs, ", while shapes are planned")
+            raise
 
     @final
     def bind(self, params: Tree, *, state: Tree = None, key: Any = None, train: bool = False) -> Bound:
@@ -178,10 +182,14 @@ class Layer(Value):
         `model(x)` gives the output alone; the new state is `model.state` afterwards. It is the one thing that changes,
         and lives for one pass.
         """
-        scope = _root(self, params, state, key, train)
-        strangers = list(self._strangers("params", params, ""))
-        if strangers:
-            raise misfit_error(unread(strangers, params))
+        try:
+            scope = _root(self, params, state, key, train)
+            strangers = list(self._strangers("params", params, ""))
+            if strangers:
+                raise misfit_error(unread(strangers, params))
+        except Exception as error:
+            explain(error, "", self, None, {})
+            raise
         return _BoundNet(scope)
 
     @final
@@ -276,7 +284,9 @@ class Layer(Value):
             raise IndexError(f"{describe(self)} has {len(entries)} children, so none is number {which}")
         if which in names:
             return entries[names.index(which)]
-        listed = ", ".join(dict.fromkeys(names)) or "none"
+        if not names:
+            raise KeyError(f"{describe(self)} has no children, so none named {which!r}: its fields are attributes")
+        listed = ", ".join(dict.fromkeys(names))
         raise KeyError(f"{describe(self)} has no child {which!r}{near(which, names)}; its children are {listed}")
 
     def _strangers(self, kind: Kind, tree: Tree, path: str) -> Iterator[str]:
@@ -304,6 +314,9 @@ class Layer(Value):
         return snake_case(type(self).__name__)
 
 
+refuse_arithmetic(Layer, describe, "in a forward, a child is m's, m.name(x), or m.name() for the array of a Param")
+
+
 def snake_case(name: str) -> str:
     """`BatchNorm` → `batch_norm`, `LSTMCell` → `lstm_cell`."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
@@ -319,7 +332,8 @@ def _check_modes(what: str, kwargs: dict[str, Any]) -> None:
     taken = [name for name in MODES if name in kwargs]
     if taken:
         raise TypeError(
-            f"{what} take the inputs that apply takes, but not {', '.join(taken)}: shapes do not depend on it"
+            f"{what} take the inputs that apply takes, but not {', '.join(taken)}: shapes do not depend on it, so "
+            f"leave it out"
         )
 
 
@@ -398,7 +412,11 @@ class Init(_Function):
     __slots__ = ()
 
     def __call__(self, key: Any, /, *sample: Any, **kwargs: Any) -> dict[str, Any]:
-        key = as_key(key)
+        try:
+            key = as_key(key)
+        except TypeError as error:
+            explain(error, "", self.net, sample, kwargs, ", to be initialised")
+            raise
         return self.net.plan(*sample, **kwargs).draw("params", key)
 
 
@@ -440,18 +458,22 @@ def applied(
     probe: Probe | None = None,
 ) -> Any:
     """What `net.apply` returns; a probe looks at the outputs of the layers meanwhile."""
-    scope = _root(net, params, state, key, train)
-    scope.probe = probe
-    inputs, kwargs = as_inputs(inputs), as_inputs(kwargs)
-    strangers = list(net._strangers("params", params, ""))
-    if strangers:
-        raise misfit_error(all_differences(net, params, inputs, kwargs) or unread(strangers, params))
+    try:
+        scope = _root(net, params, state, key, train)
+        scope.probe = probe
+        inputs, kwargs = as_inputs(inputs), as_inputs(kwargs)
+        strangers = list(net._strangers("params", params, ""))
+        if strangers:
+            raise misfit_error(all_differences(net, params, inputs, kwargs) or unread(strangers, params))
+    except Exception as error:
+        explain(error, "", net, inputs, kwargs)
+        raise
     output = _run_root(scope, inputs, kwargs)
     return output if state is None else (output, cast(States, scope.states).tree)
 
 
 class _BoundNet(Bound):
-    """A net that is bound outside of any forward."""
+    """A net, or a layer in it, that is bound outside of any forward."""
 
     __slots__ = ()
 
@@ -466,34 +488,43 @@ def _run_root(scope: Scope, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     try:
         return scope.run(inputs, kwargs)
     except Misfit as first:
-        rows = all_differences(scope.layer, scope.params, inputs, kwargs)
-        if not rows:
-            raise
-        error = misfit_error(rows)
+        rows = all_differences(scope.layer, scope.params, inputs, kwargs) or []
+        rows = [row._replace(path=join(scope.path, row.path)) for row in rows]
+        error = misfit_error(rows) if rows else ValueError(*first.args)
         for note in getattr(first, "__notes__", []):
             error.add_note(note)
-        raise error from first
+        raise error.with_traceback(first.__traceback__) from None  # the same error, told of the whole net
 
 
 def _root(net: Layer, params: Tree, state: Tree, key: Any, train: bool) -> Scope:
     if not isinstance(train, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(
-            f"train is True or False, a Python bool that JAX does not trace, got {show(train)}: mark it static in "
-            f"jax.jit"
+            f"train is True or False, a Python bool that JAX does not trace, got {show(train)}: write train=True, and "
+            f"mark it static in jax.jit, static_argnames='train'"
         )
+    _check_params(net, params)
+    states = None if state is None else States(state, "")
+    strangers = [] if state is None else list(net._strangers("states", state, ""))
+    if strangers:
+        raise misfit_error(unread(strangers, state), "state")
+    return Scope(net, "", params, states, None if key is None else given_keys(key, net, ""), train)
+
+
+def _check_params(net: Layer, params: Tree) -> None:
+    """Raises for what is no tree of parameters at all."""
+    make = "make them with params = net.init(key, *sample)"
+    if isinstance(params, Bound):
+        raise TypeError(f"params is a model that holds its parameters already, {params!r}: call it, model(x)")
+    if isinstance(params, Layer):
+        raise TypeError(f"params is a layer, {describe(params)}: parameters come first in net.apply; {make}")
     if callable(params):
-        raise TypeError(f"params is a function, {params!r}: make them first, params = net.init(key, *sample)")
+        raise TypeError(f"params is a function, {show(params)}: {make}")
     if params is None:
-        raise TypeError("params is None: make them with params = net.init(key, *sample)")
+        raise TypeError(f"params is None: {make}")
     if isinstance(params, (tuple, list)):
         raise TypeError(
             f"params is a {type(params).__name__}, {show(params)}: parameters are a dict, and the state goes in as "
             f"state="
         )
     if not isinstance(params, dict) and not net._is_bare():
-        raise TypeError(f"params comes first and is a dict, net.apply(params, *inputs), got {show(params)}")
-    states = None if state is None else States(state, "")
-    strangers = [] if state is None else list(net._strangers("states", state, ""))
-    if strangers:
-        raise misfit_error(unread(strangers, state), "state")
-    return Scope(net, "", params, states, None if key is None else given_keys(key, net, ""), train)
+        raise TypeError(f"params comes first and is a dict, net.apply(params, *inputs), got {show(params)}: {make}")

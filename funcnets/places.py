@@ -19,7 +19,7 @@ from funcnets.compose import Composite
 from funcnets.layer import Layer
 from funcnets.leaves import Function, as_layer, is_child
 from funcnets.rules import chosen, matches
-from funcnets.shapes import describe, join, near
+from funcnets.shapes import describe, join, near, show
 from funcnets.values import code, fields_of
 
 What = str | type[Layer] | Layer | Callable[..., Any]
@@ -136,11 +136,15 @@ def _changed(layer: Layer, by: New, path: str) -> Layer:
     wanted = (
         f"{path or 'the net'}: a replacement is a layer, a function old layer -> new layer, or new values of fields"
     )
+    if not callable(by):
+        raise TypeError(f"{wanted}, got {show(by)}")
     try:
         new = by(layer)
-    except Exception as error:
-        error.add_note(f"{wanted}. For {code(by)} itself in place of a layer, write lambda _: {code(by)}")
-        raise
+    except TypeError as error:  # a function of arrays, most likely
+        raise TypeError(
+            f"{wanted}; {code(by)} of {describe(layer)} raised a TypeError. For {code(by)} itself in place of a layer, "
+            f"write lambda _: {code(by)}"
+        ) from error
     if not is_child(new):
         raise TypeError(
             f"{wanted}; {code(by)} returned {new!r}. For a function in place of a layer, write lambda _: the_function"

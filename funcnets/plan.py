@@ -189,7 +189,7 @@ class Planning(Scope):
                 self.recorder.close(mark, self.path, self.layer)
         except Exception as error:
             training = " for training, where an input that the sample lacks has its default" if self.train else ""
-            explain(error, self, inputs, kwargs, f", while shapes are planned{training}")
+            explain(error, self.path, self.layer, inputs, kwargs, f", while shapes are planned{training}")
             raise
         self.recorder.calls.append(Call(self.path, self.layer, specs((*inputs, *kwargs.values())), specs(output)))
         return output
@@ -223,8 +223,10 @@ class Planning(Scope):
                 declared = {below(full, self.path): one.shapes for full, one in apart.arrays(kind, self.path).items()}
                 rows = fault_rows(self.layer, kind, differences(nested(declared), tree), tree) if declared else []
                 if rows:
+                    own = "init(key, *sample)" if kind == "params" else "init_state(*sample)"
                     raise ValueError(
-                        f"{self.place}: the {kind} given to {describe(self.layer)} do not fit it:\n{table(rows)}"
+                        f"{self.place}: the {kind} given to {describe(self.layer)} do not fit it:\n{table(rows)}\n"
+                        f"Give it what its own {own} gives"
                     )
         self.recorder.merge(apart, but=theirs)
         return output, None
@@ -367,7 +369,11 @@ def _plan(layer: Layer, sample: Sample) -> Plan:
         if call.layer._is_wrapper:
             arrays = recorder.arrays("params", call.path)
             below_it = {below(full, call.path): one for full, one in arrays.items()}
-            call.layer._check_plan(below_it, (call.path, call.layer) in recorder.lifted)
+            try:
+                call.layer._check_plan(below_it, (call.path, call.layer) in recorder.lifted)
+            except Exception as error:
+                explain(error, call.path, call.layer, call.inputs, {}, ", while shapes are planned")
+                raise
     declared: dict[Kind, Mapping[str, Any]] = {}
     owners: dict[Kind, Mapping[str, str]] = {}
     for kind in KINDS:

@@ -34,6 +34,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from funcnets.shapes import show
 from funcnets.values import Value
 
 # Keys
@@ -51,10 +52,16 @@ def as_key(key: Any) -> jax.Array:
     if kind is not None and jnp.issubdtype(kind, jax.dtypes.prng_key):
         if key.shape == ():
             return key
-        raise TypeError(f"one key is taken, got an array of {'×'.join(map(str, key.shape))} keys: use jax.vmap")
+        count = "×".join(map(str, key.shape))
+        raise TypeError(f"one key is taken, got an array of {count} keys: pick one, or jax.vmap over them")
     if kind == np.uint32 and key.ndim == 1:
         return jax.random.wrap_key_data(key)
-    raise TypeError(f"a key is taken, made by jax.random.key(0), got {key!r:.60}")
+    seed = isinstance(key, int) and not isinstance(key, bool)
+    remedy = "It comes first in init(key, *sample), and by name in apply(params, x, key=key)"
+    raise TypeError(
+        f"a key is taken, as jax.random.key(0) makes it, got {show(key)}. "
+        f"{f'Write jax.random.key({key})' if seed else remedy}"
+    )
 
 
 def path_key(key: Any, path: str) -> jax.Array:

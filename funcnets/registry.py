@@ -21,7 +21,7 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any, Final, TypeVar, overload
 
-from funcnets import initializers
+from funcnets import initializers, rewrite
 from funcnets.compose import Composed
 from funcnets.shapes import show
 from funcnets.values import Value, public_functions
@@ -137,6 +137,7 @@ def known() -> dict[str, Any]:
         own = isinstance(held, type) and held.__module__ == initializers.__name__
         if own and not name.startswith("_"):
             names[f"initializers.{name}"] = held
+    assert rewrite.Adapted  # imported, as the layers of rewriting have names too
     for kind in _classes_below(Value):
         elsewhere = kind.__module__.startswith("funcnets.") and kind.__module__ != initializers.__name__
         if elsewhere and not kind.__name__.startswith("_"):

@@ -108,7 +108,8 @@ class Scan(_Copies):
         start = start_of(self.cell)
         if start is None:
             raise TypeError(
-                f"{describe(self)}: the cell has no initial_carry(x), so give the carry to start from: (carry, xs)"
+                f"{describe(self)}: the cell has no initial_carry(x), so give the carry to start from: (carry, xs). A "
+                f"layer that is no cell, such as Dense, takes (batch, time, features) as it is, without a Scan"
             )
         self._time(xs)
         return start(jax.tree.map(self._step_of, xs))
@@ -247,7 +248,9 @@ class Scan(_Copies):
 
     def _kept(self, old: Any, output: Any) -> tuple[Any, Any]:
         if not isinstance(output, tuple) or len(output) != 2:
-            raise TypeError(f"{describe(self)}: a cell returns (carry, y), got {show(output)}")
+            raise TypeError(
+                f"{describe(self)}: a cell returns (carry, y), got {show(output)}. Where the two are one: return y, y"
+            )
         was, new = (jax.tree.map(_spec, carry) for carry in (old, output[0]))
         if jax.tree.structure(was) != jax.tree.structure(new) or jax.tree.leaves(was) != jax.tree.leaves(new):
             raise ValueError(

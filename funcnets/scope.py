@@ -18,7 +18,19 @@ import jax
 import jax.numpy as jnp
 
 from funcnets.random import as_key, copy_key, path_key, path_keys, run_key
-from funcnets.shapes import ABSENT, Tree, below, describe, differences, entry, is_empty, join, show, with_entry
+from funcnets.shapes import (
+    ABSENT,
+    Tree,
+    below,
+    describe,
+    differences,
+    entry,
+    is_empty,
+    join,
+    misfit_remedy,
+    show,
+    with_entry,
+)
 
 if TYPE_CHECKING:
     from funcnets.layer import Layer
@@ -233,7 +245,7 @@ class Scope:
             output = self.layer._run(self, inputs, kwargs)
             return output if self.probe is None else self.probe.see(self, output)
         except Exception as error:
-            explain(error, self, inputs, kwargs)
+            explain(error, self.path, self.layer, inputs, kwargs)
             raise
 
     def run_with(self, inputs: tuple[Any, ...], kwargs: dict[str, Any], explicit: Explicit) -> tuple[Any, Tree]:
@@ -267,10 +279,10 @@ class Scope:
         if is_empty(declared):
             return {} if self.params is ABSENT else self.params
         if not _fits(declared, self.params):
-            shapes = shapes_of(declared)
+            there = "is nothing" if self.params is ABSENT else f"are {show(self.params)}"
             raise Misfit(
-                f"{self.place}: {describe(self.layer)} takes parameters {show(shapes)} for these inputs, but there "
-                f"{'is nothing' if self.params is ABSENT else f'are {show(self.params)}'}"
+                f"{self.place}: {describe(self.layer)} takes parameters {show(shapes_of(declared))} for these inputs, "
+                f"but there {there}.\n{misfit_remedy('params', resized=self.params is not ABSENT)}"
             )
         return self.params
 
@@ -292,7 +304,8 @@ class Scope:
         if differences(shapes, state):
             raise ValueError(
                 f"{self.place}: {describe(self.layer)} takes state {show(shapes)} for these inputs, but there is "
-                f"{show(state)}. Make the state with net.init_state(*sample) of this very net"
+                f"{show(state)}. Make the state with net.init_state(*sample) of this very net, for inputs of these "
+                "shapes"
             )
         return state
 
@@ -347,12 +360,33 @@ def _fits(declared: Tree, given: Tree) -> bool:
     return getattr(given, "shape", None) == shape if shape is not None else not differences(declared.shapes, given)
 
 
-def explain(error: Exception, scope: Scope, inputs: tuple[Any, ...], kwargs: dict[str, Any], during: str = "") -> None:
-    """Notes on an error the innermost layer it came from. JAX adds notes too: ours is known by its first words."""
+def explain(
+    error: Exception,
+    path: str,
+    layer: Layer,
+    inputs: tuple[Any, ...] | None,
+    kwargs: dict[str, Any],
+    during: str = "",
+) -> None:
+    """Notes on an error the innermost layer it came from. JAX adds notes too: ours is known by its first words.
+
+    Args:
+      inputs: What the layer was called with; None where it was not called.
+      during: What the pass is for, where it does not compute.
+    """
     start = "in layer "
     if not any(note.startswith(start) for note in getattr(error, "__notes__", ())):
-        got = ", ".join([*map(show, inputs), *(f"{name}={show(value)}" for name, value in kwargs.items())])
-        error.add_note(
-            f"{start}{scope.path or '(the net itself)'}: {describe(scope.layer)}\n"
-            f"  called with {got or 'no inputs'}{during}"
-        )
+        got = ", ".join([*map(show, inputs or ()), *(f"{name}={show(value)}" for name, value in kwargs.items())])
+        called = "" if inputs is None else f"\n  called with {got or 'no inputs'}{during}"
+        hints = [f"\n  {hint}" for kind, words, hint in _HINTS if isinstance(error, kind) and words in str(error)]
+        error.add_note(f"{start}{path or '(the net itself)'}: {describe(layer)}{called}{''.join(hints[:1])}")
+
+
+_BY_VALUE = "JAX traces here, so arrays have no values: choose with jnp.where or jax.lax.cond, compute with jnp, not np"
+_HINTS: tuple[tuple[type[Exception], str, str], ...] = (  # what to do where the error is JAX's own, by its words
+    (jax.errors.ConcretizationTypeError, "", _BY_VALUE),
+    (jax.errors.TracerArrayConversionError, "", _BY_VALUE),
+    (jax.errors.TracerIntegerConversionError, "", _BY_VALUE),
+    (TypeError, "<class 'funcnets.", "a layer stands where an array is taken: call it, m.name(x)"),
+    (RuntimeError, "has been deleted", "a step consumed these arrays, whose buffers it reused: take what it returned"),
+)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -37,16 +38,31 @@ def specs(tree: Tree) -> Tree:
     return jax.tree.map(spec, tree)
 
 
+_MOST = 240  # letters of a tree in a message
+
+
 def show(x: Any) -> str:
-    """`float32[2,20]` for an array, the same in their containers for trees of them, code for the rest."""
+    """`float32[2,20]` for an array, the same in their containers for trees of them, code for the rest; what is long is
+    cut.
+    """
     if is_array(x):
         return f"{getattr(x.dtype, 'name', x.dtype)}[{','.join(map(str, x.shape))}]"
     if isinstance(x, dict):
-        return "{" + ", ".join(f"{name!r}: {show(value)}" for name, value in x.items()) + "}"
+        return short("{" + ", ".join(f"{name!r}: {show(value)}" for name, value in x.items()) + "}", _MOST)
     if isinstance(x, (tuple, list)):
+        count = len(jax.tree.leaves(x)) if is_numbers(x) else 0
+        if count > 8:
+            return f"a {type(x).__name__} of {count} numbers"
         inside = ", ".join(map(show, x))
-        return f"({inside})" if isinstance(x, tuple) else f"[{inside}]"
+        return short(f"({inside})" if isinstance(x, tuple) else f"[{inside}]", _MOST)
     return short(repr(x), 60)
+
+
+def is_numbers(x: object) -> bool:
+    """Whether x is a Python number, or a list or tuple of nothing else at any depth."""
+    if isinstance(x, (list, tuple)):
+        return bool(x) and all(map(is_numbers, x))
+    return isinstance(x, (bool, int, float, complex)) and not isinstance(x, np.generic)
 
 
 def short(text: str, most: int) -> str:
@@ -56,9 +72,9 @@ def short(text: str, most: int) -> str:
 
 def describe(value: Value) -> str:
     """A value's code on one line, and where it was built."""
-    text = " ".join(code(value).split())
     place = created_at(value)
-    return short(text, 100) + (f" (built at {place})" if place else "")
+    text = re.sub(r"(?<=[(\[])\n\s*|,?\n\s*(?=[)\]])", "", code(value))
+    return short(" ".join(text.split()), 100) + (f" (built at {place})" if place else "")
 
 
 def near(name: object, names: Iterable[str]) -> str:
@@ -170,7 +186,10 @@ def mapped(change: Callable[[str, Any], Any], tree: Tree, path: str = "") -> Tre
 def check_name(name: object, where: str) -> None:
     """Raises unless name can stand in a path."""
     if not isinstance(name, str) or not name or "/" in name or "." in name:
-        raise ValueError(f"{where or 'the net'}: a name is a non-empty string without '/' and '.', got {name!r}")
+        raise ValueError(
+            f"{where or 'the net'}: a name is a non-empty string without '/' and '.', got {name!r}. A path is made by "
+            "layers in layers"
+        )
 
 
 # Differences
@@ -223,14 +242,25 @@ def table(rows: list[Row]) -> str:
 
 def misfit_error(rows: list[Row], what: str = "params") -> ValueError:
     """The error that lists how a tree differs from what the net declares for these inputs."""
-    if what == "params":
-        noun, were, are, made = "parameters", "were", "are", "init(key, *sample)"
-    else:
-        noun, were, are, made = "state", "was", "is", "init_state(*sample)"
+    noun = "parameters" if what == "params" else "state"
+    resized = any(kind == "reshaped" for kind, *_ in rows)
     return ValueError(
         f"the {noun} and the inputs do not belong together in this net:\n{table(rows)}\n"
-        f"Either the inputs have other sizes than the sample that the {noun} {were} made for, or the {noun} {are} of "
-        f"another net: make {'them' if are == 'are' else 'it'} with {what} = net.{made}"
+        f"{misfit_remedy(what, resized=resized)}"
+    )
+
+
+def misfit_remedy(what: str, *, resized: bool) -> str:
+    """What to do about parameters or a state that are not a net's; they may be of other shapes alone."""
+    if what == "params":
+        noun, were, are, make = "parameters", "were", "are", "make them with params = net.init(key, *sample)"
+    else:
+        noun, were, are, make = "state", "was", "is", "make it with state = net.init_state(*sample)"
+    if not resized:
+        return f"The {noun} {are} of another net, or {were} made for another sample: {make}"
+    return (
+        f"Either the inputs have other axes or sizes than the sample that the {noun} {were} made for (the batch comes "
+        f"first, x[None] is a batch of one; features come last), or the {noun} {are} of another net: {make}"
     )
 
 

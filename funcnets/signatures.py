@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcnets.scope import Scope
-from funcnets.shapes import Tree, describe, show
+from funcnets.shapes import Tree, describe, is_numbers, show
 
 MODES = ("key", "train", "state")  # what apply takes beside parameters and inputs
 
@@ -24,43 +24,49 @@ def as_inputs(tree: Tree) -> Tree:
 
 
 def check_first_input(scope: Scope, inputs: tuple[Any, ...]) -> None:
-    """Raises for a leaf whose first input is a Python scalar or a shape: dtype, or all, would be a guess."""
-    if not inputs:
+    """Raises for a leaf whose first input is made of Python numbers, or a shape: dtype, or all, would be a guess."""
+    if not inputs or not is_numbers(inputs[0]):
         return
     first = inputs[0]
-    if isinstance(first, (bool, int, float, complex)):
-        raise TypeError(
-            f"{scope.place}: {describe(scope.layer)} takes an array first, got the Python {type(first).__name__} "
-            f"{first!r}. "
-            f"Wrap it: jnp.asarray({first!r}, dtype)"
-        )
-    if isinstance(first, tuple) and first and all(type(n) is int for n in first):
-        raise TypeError(
-            f"{scope.place}: {describe(scope.layer)} takes an array first, got the numbers {first!r}. "
-            f"For a shape, write jax.ShapeDtypeStruct({first!r}, jnp.float32)"
-        )
+    takes = f"{scope.place}: {describe(scope.layer)} takes an array first"
+    if isinstance(first, (tuple, list)):
+        if all(type(n) is int for n in first):
+            shape = tuple(first)
+            raise TypeError(
+                f"{takes}, got the numbers {show(first)}. For a shape, write jax.ShapeDtypeStruct({show(shape)}, "
+                f"jnp.float32); for an array of them, jnp.asarray"
+            )
+        raise TypeError(f"{takes}, got Python's numbers, {show(first)}. Wrap them: jnp.asarray(x, dtype)")
+    raise TypeError(f"{takes}, got the Python {type(first).__name__} {first!r}. Wrap it: jnp.asarray({first!r}, dtype)")
 
 
 def check_arity(scope: Scope, takes: inspect.Signature, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Raises for inputs that a leaf's forward does not take."""
+    """Raises for inputs that a layer's forward does not take."""
     try:
         takes.bind(*inputs, **kwargs)
     except TypeError as error:
         got = ", ".join([*map(show, inputs), *(f"{name}={show(x)}" for name, x in kwargs.items())]) or "nothing"
-        advice = _advice(scope.layer, inputs, kwargs)
-        raise TypeError(f"{scope.place}: {describe(scope.layer)} takes {takes}, got {got}: {error}{advice}") from None
+        advice = _advice(scope.layer, takes, inputs, kwargs)
+        raise TypeError(f"{scope.place}: {describe(scope.layer)} takes {takes}, got {got}: {error}. {advice}") from None
 
 
-def _advice(layer: Any, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+def _advice(layer: Any, takes: inspect.Signature, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     """What to do about inputs that a layer does not take, where the slip is a likely one."""
     keys = [x for x in inputs if jnp.issubdtype(getattr(x, "dtype", jnp.float32), jax.dtypes.prng_key)]
-    if keys or kwargs.keys() & {"training", "deterministic", "is_training", "inference", "rng", "rngs"}:
-        return ". Mode, randomness and state go in by name: train=True, key=key, state=state"
+    modes = {"training", "deterministic", "is_training", "inference", "rng", "rngs"}
+    if not takes.parameters and inputs:
+        if layer._entries():
+            return "A composite's forward takes m before its inputs: def forward(self, m, x)"
+        return "A leaf's forward takes p before its inputs, def forward(self, p, x); a Param is called without any"
+    if keys or kwargs.keys() & modes or any(isinstance(x, dict) for x in inputs):
+        return "Mode, randomness and state go in by name: train=True, key=key, state=state"
     if hasattr(layer, "initial_carry") and len(inputs) == 1:
-        return ". A cell takes one step, (carry, x); over time it runs inside fn.Scan"
-    if kwargs:
-        return ". A row hands its inputs to its first layer alone: a composite of your own hands them to each"
-    return "" if inputs else ". Sizes come from a sample: init(key, x), plan(x)"
+        return "A cell takes one step, (carry, x); over time it runs inside fn.Scan"
+    if kwargs and inputs:
+        return "A row hands its inputs to its first layer alone: a composite of your own hands them to each"
+    if not inputs:
+        return "Sizes come from a sample: init(key, x), plan(x). Inputs go in by position: apply(params, x)"
+    return "Give it what it takes: a composite of your own hands several inputs to its layers"
 
 
 # What a leaf's functions name

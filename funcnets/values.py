@@ -81,6 +81,13 @@ class Value:
         validate = cls.__dict__.get("__post_init__")
         if validate is not None:
             cls.__post_init__ = _normalise_then(validate)
+        for name in inspect.get_annotations(cls):
+            if isinstance(cls.__dict__.get(name), (list, dict, set)):
+                held = type(cls.__dict__[name]).__name__
+                raise TypeError(
+                    f"{cls.__name__}.{name} has a {held} for its default, which can change: write a tuple, of (name, "
+                    f"value) pairs where names are needed"
+                )
         # One constructor serves all: generating one a class would take most of the time of an import.
         dataclasses.dataclass(eq=False, repr=False, init=False)(cls)
         adds_fields = any("ClassVar" not in str(kind) for kind in inspect.get_annotations(cls).values())
@@ -115,16 +122,21 @@ class Value:
         """Called once the fields have their form; a kind of value that derives something from them does it here."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # While it is built; frozen dataclasses do without, at the cost of two more generated functions a class.
-        if "_created" in self.__dict__:
-            self.__delattr__(name)
-        object.__setattr__(self, name, value)
+        self.__delattr__(name)
 
     def __delattr__(self, name: str) -> None:
-        raise AttributeError(
-            f"{type(self).__name__}.{name} cannot be set: values never change. "
-            f"Make a new one: dataclasses.replace(value, {name}=...)"
-        )
+        kind = type(self).__name__
+        names = [field.name for field in fields_of(type(self))]
+        if name in names and "_created" in self.__dict__:
+            remedy = f"Make a new one: dataclasses.replace(value, {name}=...)"
+        elif name in names:
+            remedy = f"A constructor of one's own ends with super().__init__({', '.join(f'{n}=...' for n in names)})"
+        else:
+            remedy = (
+                f"A field is declared in the class, {name}: type, and given when it is built, {kind}({name}=...); what "
+                f"a call makes is returned"
+            )
+        raise AttributeError(f"{kind}.{name} cannot be set: values never change. {remedy}")
 
     @functools.cached_property  # like all that is derived: in no field, so in no comparison and no pickle
     def _key(self) -> tuple[Any, ...]:
@@ -233,7 +245,7 @@ def _given(kind: type, args: tuple[Any, ...], named: dict[str, Any]) -> dict[str
             elif field.default_factory is not dataclasses.MISSING:
                 given[field.name] = field.default_factory()
             else:
-                raise TypeError(f"{takes}, got no {field.name}")
+                raise TypeError(f"{takes}, got no {field.name}: write {kind.__name__}({field.name}=...)")
     return given
 
 

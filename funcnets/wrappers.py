@@ -51,7 +51,8 @@ class Residual(Wrapper):
             )
         if y.shape != x.shape:
             raise ValueError(
-                f"Residual adds its input to the body's output, so they have one shape; {show(x)} became {show(y)}"
+                f"Residual adds its input to the body's output, so they have one shape; {show(x)} became {show(y)}. "
+                "A composite of your own adds a projection of the input where widths differ"
             )
         return x + y
 
@@ -183,7 +184,9 @@ class Freeze(Wrapper):
         if isinstance(held, str):
             object.__setattr__(self, "but", (held,))
         elif not isinstance(held, tuple) or not all(isinstance(one, str) for one in held):
-            raise TypeError(f"Freeze takes but as a pattern of paths or a tuple of them, got {code(held)}: 'head/**'")
+            raise TypeError(
+                f"Freeze takes but as a pattern of paths or a tuple of them, got {code(held)}: write but='head/**'"
+            )
 
     def forward(self, m: Any, *inputs: Any, **kwargs: Any) -> Any:
         return m.body(*inputs, **kwargs)

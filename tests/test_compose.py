@@ -467,7 +467,10 @@ def test_a_child_whose_parameters_are_one_array():
     net = fn.compose(w=fn.pair(lambda key, x: jnp.full(3, 2.0), lambda p, x: p * x))(lambda m, x: m.w(x))
     params = net.init(KEY, jnp.ones(3))
     np.testing.assert_array_equal(net.apply(params, jnp.ones(3)), np.full(3, 2.0))
-    with pytest.raises(ValueError, match=r"unread +w +expected nothing.*\n.*state was made for, or the state is of"):
+    with pytest.raises(
+        ValueError,
+        match=r"unread +w +expected nothing.*\nThe state is of another net, or was made for another sample: make",
+    ):
         net.apply(params, jnp.ones(3), state={"w": jnp.ones(3)})
 
 
@@ -493,8 +496,17 @@ def test_slips_of_authors_are_answered():
         def forward(self, m, x):
             return m.dense(x)
 
-    with pytest.raises(TypeError, match="Old has an __init__ of its own, which makes no children: .* annotated fields"):
-        Old(3).init(KEY, X)
+    with pytest.raises(
+        AttributeError, match="Old.dense cannot be set: .* A field is declared in the class, dense: type"
+    ):
+        Old(3)
+
+    class Empty(fn.Composite):
+        def __init__(self, width):
+            pass
+
+    with pytest.raises(TypeError, match="Empty has an __init__ of its own, which makes no children: .* annotated"):
+        Empty(3).init(KEY, X)
 
     def noise(x, *, key, train=False):
         return x

@@ -76,7 +76,7 @@ def register_all():
 
 OF_ITS_OWN = (
     catalogue.mlp, catalogue.cell, catalogue.weighted, catalogue.mixed, catalogue.quantised, catalogue.scale_init,
-    catalogue.scale_apply,
+    catalogue.scale_apply, catalogue.wide_init,
 )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 import ast
 import inspect
 import pathlib
+import re
 import subprocess
 import sys
 import textwrap
@@ -11,6 +12,7 @@ import catalogue
 import pytest
 
 import funcnets as fn
+from funcnets.later import ROOMS, VIEWS
 
 PACKAGE = pathlib.Path(fn.__file__).parent
 
@@ -20,7 +22,7 @@ FLOORS = [
     "signatures", "bound", "plan", "layer", "leaves", "compose", "places",
     "combinators", "masks", "gated", "scan", "wrappers", "params", "loops", "layers",
     "parametrization", "parametrizations", "rewrite", "inspect", "generate",
-    "registry", "files", "train", "checkpoint",
+    "registry", "files", "train", "checkpoint", "later",
 ]  # fmt: skip
 
 
@@ -78,7 +80,8 @@ def test_no_room_for_odds_and_ends():
 
 
 def public():
-    return {name: held for name, held in vars(fn).items() if not name.startswith("_") and not inspect.ismodule(held)}
+    held = {name: getattr(fn, name) for name in dir(fn) if not name.startswith("_")}
+    return {name: one for name, one in held.items() if not inspect.ismodule(one)}
 
 
 def test_every_public_layer_is_in_the_catalogue():
@@ -100,8 +103,41 @@ def test_every_public_name_is_documented(name):
 
 def test_the_face_is_a_table_of_contents():
     tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    later = [node for node in tree.body if isinstance(node, ast.If)]
     for node in tree.body[1:]:
-        assert isinstance(node, ast.ImportFrom | ast.FunctionDef), ast.unparse(node)
+        assert isinstance(node, ast.ImportFrom | ast.FunctionDef | ast.If), ast.unparse(node)
+    assert all(isinstance(node, ast.ImportFrom) for part in later for node in part.body)
+    assert {alias.name for part in later for node in part.body for alias in node.names} == {*ROOMS, *VIEWS}
+
+
+def test_what_comes_later_comes_when_it_is_asked_for():
+    run("""
+        import sys
+        import funcnets as fn
+
+        later = ("funcnets.inspect", "funcnets.params", "funcnets.rewrite", "funcnets.train", "jax.extend")
+        assert not [name for name in sys.modules if name.startswith(later)]
+        assert {"summary", "inspect", "rewrite", "files", "Dense"} <= set(dir(fn))
+        assert fn.summary is fn.inspect.summary
+        assert "summary" in vars(fn)
+        from funcnets import files, rewrite
+        assert callable(files.to_config) and callable(rewrite.migrate)
+        import funcnets.inspect
+    """)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("Linear", "funcnets has no 'Linear': here it is fn.Dense"),
+        ("ReLU", "here it is the function itself, jax.nn.relu"),
+        ("Sequentiel", "did you mean 'Sequential'?"),
+        ("summery", "did you mean 'summary'?"),
+    ],
+)
+def test_a_name_of_another_library_is_answered(name, says):
+    with pytest.raises(AttributeError, match=re.escape(says)):
+        getattr(fn, name)
 
 
 def run(program):

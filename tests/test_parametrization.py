@@ -95,7 +95,7 @@ def test_what_cannot_be():
     ):
         fn.Parametrized(fn.Dense(3), kernel=fn.WeightNorm(axis=2)).init(KEY, X)
     net = fn.Parametrized(fn.Dense(3), kernel=fn.WeightNorm())
-    with pytest.raises(ValueError, match=r"reshaped  kernel  expected \{'direction'.*got float32\[4,3\]"):
+    with pytest.raises(ValueError, match=r"replaced  kernel  expected \{'direction'.*got float32\[4,3\]"):
         net.apply(fn.Dense(3).init(KEY, X), X)
     stateful = fn.Parametrized(fn.Dense(3), kernel=fn.SpectralNorm())
     with pytest.raises(ValueError, match="kernel: SpectralNorm.* carries state, and none was given"):

@@ -240,7 +240,7 @@ def test_a_cache_met_twice_in_a_pass_raises_and_names_the_remedy():
         (lambda: fn.Dense(3).init(KEY, X, train=True), TypeError, "but not train"),
         (lambda: fn.Sequential(("head", fn.Dense)), TypeError, r"the class Dense: write Dense\(\.\.\.\)"),
         (lambda: fn.compose(lambda m, x: x), TypeError, "@fn.compose\\(hidden="),
-        (lambda: fn.Sequential(fn.Dense(3))[:1], TypeError, "number or name"),
+        (lambda: fn.Sequential(fn.Dense(3))[1.5], TypeError, "number or name"),
         (lambda: fn.Sequential(("h", fn.Dense(3))).bind({"h": fn.Dense(3).init(KEY, X)}).hh, AttributeError, "'h'"),
         (lambda: fn.Unembed().init(KEY, X), Exception, "table"),
     ],

@@ -11,8 +11,8 @@ from funcnets.shapes import show
 
 if TYPE_CHECKING:  # the rooms that draw are entered when something is drawn: importing the package stays quick
     from funcnets.inspect.flow import Flow
-    from funcnets.inspect.graph import Edge, Graph, Node
-    from funcnets.inspect.layout import Layout
+    from funcnets.inspect.picture.graph import Edge, Graph, Node
+    from funcnets.inspect.picture.layout import Layout
 
 _MOST, _TALLEST = 40, 1400.0  # nodes, frames and functions aside, and the height, of a picture that one reads
 
@@ -28,7 +28,7 @@ class Drawing:
     """
 
     def __init__(self, title: str, graph: Graph, layout: Layout, depth: int) -> None:
-        from funcnets.inspect.svg import svg_of
+        from funcnets.inspect.picture.svg import svg_of
 
         self.nodes: tuple[Node, ...] = graph.nodes
         self.edges: tuple[Edge, ...] = graph.edges
@@ -87,7 +87,7 @@ def draw(net: Layer, *sample: Any, depth: int | None = None, **kwargs: Any) -> D
       ('32×256',)
     """
     from funcnets.inspect.flow import traced
-    from funcnets.inspect.labels import kind
+    from funcnets.inspect.picture.labels import kind
 
     if not isinstance(net, Layer):
         raise TypeError(f"draw takes a layer and a sample of its inputs, draw(net, x), got {show(net)}")
@@ -99,8 +99,8 @@ def draw(net: Layer, *sample: Any, depth: int | None = None, **kwargs: Any) -> D
 
 def _drawn(flow: Flow, title: str, depth: int) -> tuple[Drawing, bool, bool]:
     """A drawing, whether it can be read, and whether there is nothing more to open."""
-    from funcnets.inspect.graph_building import graph_of
-    from funcnets.inspect.layout import lay_out
+    from funcnets.inspect.picture.graph_building import graph_of
+    from funcnets.inspect.picture.layout import lay_out
 
     graph = graph_of(flow, depth)
     layout = lay_out(graph)

@@ -15,6 +15,13 @@ from funcnets.shapes import is_array
 _PRODUCTS = ("dot_general", "ragged_dot_general", "conv_general_dilated")
 
 
+def is_literal(variable: Any) -> bool:
+    """Whether what an equation takes is a number that is written into it. (`jax.extend` has the class, and takes longer
+    to import than all of this package.)
+    """
+    return hasattr(variable, "val")
+
+
 def product_flops(equation: Any) -> int:
     """The operations of one equation of a jaxpr, 0 unless it is a product."""
     kind = equation.primitive.name

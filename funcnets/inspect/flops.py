@@ -24,9 +24,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Literal
 
-from funcnets.inspect.equations import Inner, equations, inner, product_flops
+from funcnets.inspect.equations import Inner, equations, inner, is_literal, product_flops
 from funcnets.inspect.flow import Box, Flow, traced
 from funcnets.layer import Layer
 from funcnets.parametrization import Parametrized
@@ -141,8 +140,8 @@ class _Counter:
 
     def _count(self, jaxpr: Any, inputs: _Flags, outputs: _Flags) -> tuple[Tally, _Flags]:
         depends = self._depends(jaxpr, inputs)
-        used = {v for e in jaxpr.eqns for v in e.invars if not isinstance(v, Literal)}
-        used |= {v for v in jaxpr.outvars if not isinstance(v, Literal)}
+        used = {v for e in jaxpr.eqns for v in e.invars if not is_literal(v)}
+        used |= {v for v in jaxpr.outvars if not is_literal(v)}
         reached = {v for v, flag in zip(jaxpr.outvars, outputs, strict=True) if flag and depends(v)}
         tally: Tally = {}
         for equation in reversed(jaxpr.eqns):
@@ -206,12 +205,12 @@ class _Counter:
         if key not in self._known:
             self._known[key] = self._spread(jaxpr, inputs)
         known = self._known[key]
-        return lambda v: not isinstance(v, Literal) and known[v]
+        return lambda v: not is_literal(v) and known[v]
 
     def _spread(self, jaxpr: Any, inputs: _Flags) -> dict[Any, bool]:
         known = dict.fromkeys(jaxpr.constvars, False) | dict(zip(jaxpr.invars, inputs, strict=True))
         for equation in jaxpr.eqns:
-            flags = self._spread_over(equation, tuple(not isinstance(v, Literal) and known[v] for v in equation.invars))
+            flags = self._spread_over(equation, tuple(not is_literal(v) and known[v] for v in equation.invars))
             for v, flag in zip(equation.outvars, flags, strict=True):
                 known[v] = flag and jnp.issubdtype(getattr(v.aval, "dtype", bool), jnp.inexact)
         return known

@@ -37,9 +37,7 @@ def check_whole_numbers(layer: Layer, x: Any, axes: str, least: int) -> None:
 def check_rank(layer: Layer, x: Any, axes: str, least: int, most: float = math.inf) -> None:
     """Raises unless x is an array whose rank these axes can have."""
     if not is_array(x):
-        raise TypeError(
-            f"{type(layer).__name__} takes one array {axes}, got {show(x)}. Take the array out of what holds it first"
-        )
+        raise TypeError(f"{type(layer).__name__} takes one array {axes}, got {show(x)}. {_way_to_array(x)}")
     if len(x.shape) < least:
         raise ValueError(
             f"{type(layer).__name__} takes {axes}, got {show(x)}. Add the missing axis first: x[None] for a batch of "
@@ -63,3 +61,12 @@ def check_mask(layer: Layer, name: str, mask: Any, x: Any, shape: tuple[int, ...
             f"{type(layer).__name__} takes {name} as bool[{','.join(map(str, shape))}] beside {show(x)}, got "
             f"{show(mask)}. Broadcast it first: jnp.broadcast_to({name}, {shape})"
         )
+
+
+def _way_to_array(x: Any) -> str:
+    """How to come by the array, from what was given in its place."""
+    if x is None:
+        return "Give the array; None is also what a function without a return gives"
+    if isinstance(x, tuple) and len(x) == 2 and is_array(x[0]) and isinstance(x[1], dict):
+        return "Given a state, apply returns (output, state): y, state = net.apply(params, x, state=state)"
+    return "Take the array out of what holds it first"

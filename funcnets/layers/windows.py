@@ -203,7 +203,7 @@ def check_fit(layer: Layer, x: Any, extents: tuple[int, ...], pairs: Pairs) -> N
         if n + low + high < extent or n == 0:
             raise ValueError(
                 f"{type(layer).__name__} takes inputs that hold its window, {extents} along the spatial axes with "
-                f"padding {pairs}, got {show(x)}. Make the window smaller, or pad: padding='SAME'"
+                f"padding {pairs}, got {show(x)}. Make the window smaller, or pad: padding='SAME'; channels come last"
             )
 
 

@@ -99,10 +99,13 @@ def with_init(net: Layer, rules: Mapping[One | tuple[One, ...], Initializer]) ->
 def patterns_of(net: Layer, which: Any) -> _Paths:
     """Patterns of parameter paths for all that may speak of parameters."""
     found: list[Pattern] = []
-    for one in which if isinstance(which, tuple) and which else (which,):
+    several: tuple[Any, ...] = which if isinstance(which, tuple) and which else (which,)
+    for one in several:
         check_pattern(one, net)
-        classed = isinstance(one, type)
-        found += [join(glob.escape(path), "**") for path in roots(net, one)] if classed else [one]
+        if isinstance(one, type):
+            found += [join(glob.escape(path), "**") for path in roots(net, one)]
+        else:
+            found.append(one)
     return found[0] if len(found) == 1 else tuple(found)
 
 

@@ -19,7 +19,10 @@ class Batches:
         self.arrays: Tree = jax.tree.map(np.asarray, arrays)
         lengths = {leaf.shape[:1] for leaf in jax.tree.leaves(self.arrays)}
         if len(lengths) != 1 or lengths == {()}:
-            raise ValueError(f"batches takes arrays with one length of their first axes, got {show(self.arrays)}")
+            raise ValueError(
+                f"batches takes arrays with one length of their first axes, got {show(self.arrays)}: cut them to "
+                "the same examples"
+            )
         (self.examples,) = lengths.pop()
         if not isinstance(batch_size, int) or not 0 < batch_size <= max(self.examples, 1):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ValueError(f"batch_size is a whole number from 1 to the {self.examples} examples, got {batch_size!r}")

@@ -12,9 +12,10 @@ scalar and a dict of metrics. All that a run is stands in the state, so a run th
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,7 @@ from funcnets.bound import Bound
 from funcnets.layer import Layer
 from funcnets.params import frozen, merge, split
 from funcnets.random import run_key
-from funcnets.shapes import Tree, differences, misfit_error, show
+from funcnets.shapes import Tree, differences, is_array, misfit_error, show
 from funcnets.values import holds_nothing
 
 if TYPE_CHECKING:
@@ -80,6 +81,8 @@ def create(
       TypeError: A parameter that is no floating number.
       ValueError: Parameters or a state that are not this net's.
     """
+    _check_net("create", net)
+    _check_optimizer(optimizer)
     plan = net.plan(*sample, **kwargs)
     for what, declared, given in (("params", plan.params, params), ("state", plan.states, state)):
         rows = [] if given is None else differences(declared, given)
@@ -114,6 +117,10 @@ def make_step(
       ValueError: (when called) a state that an earlier step consumed.
     """
 
+    _check_net("make_step", net)
+    _check_function("make_step", "loss(model, batch)", loss)
+    _check_optimizer(optimizer)
+
     def step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Any]]:
         kept, learned = split(state.params, frozen(net))
 
@@ -121,12 +128,11 @@ def make_step(
             model = net.bind(
                 merge(kept, learned), state=state.state, key=jax.random.fold_in(state.key, state.step), train=True
             )
-            result = loss(model, batch)
-            value, metrics = result if isinstance(result, tuple) else (result, {})
-            _check_scalar(value)
+            value, metrics = _value_and_metrics(loss(model, batch))
             return value, ({"loss": value, **metrics}, model.state)
 
         gradients, (metrics, carried) = jax.grad(objective, has_aux=True)(learned)
+        _check_opt_state(optimizer, learned, state.opt_state)
         updates, opt_state = optimizer.update(gradients, state.opt_state, learned)
         learned = jax.tree.map(lambda p, u: p + u.astype(p.dtype), learned, updates)
         return TrainState(merge(kept, learned), carried, opt_state, state.step + 1, state.key), metrics
@@ -135,6 +141,7 @@ def make_step(
 
     @functools.wraps(compiled)
     def once(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Any]]:
+        _check_state("step", state)
         if _is_consumed(state):
             raise ValueError(
                 "this state was consumed by an earlier step, which reused its buffers: go on with the state that it "
@@ -145,6 +152,63 @@ def make_step(
     return once
 
 
+def _check_net(what: str, net: Any) -> None:
+    if not isinstance(net, Layer):
+        raise TypeError(
+            f"{what} takes the net first, got {show(net)}: give the layer itself, neither net.apply nor params"
+        )
+
+
+def _check_function(what: str, form: str, function: Any) -> None:
+    """Raises unless it is a function of a model and a batch."""
+    if not callable(function) or isinstance(function, Layer):
+        raise TypeError(
+            f"{what} takes a function {form}, got {_kind(function)}: its arguments are (net, "
+            f"{form.partition('(')[0]}, ...), in this order"
+        )
+    try:
+        inspect.signature(function).bind(None, None)
+    except TypeError:
+        raise TypeError(
+            f"{what} takes a function {form}, got one of {inspect.signature(function)}: a batch is one tree, such as a "
+            "dict of arrays"
+        ) from None
+    except ValueError:  # a builtin that does not tell
+        pass
+
+
+def _check_optimizer(optimizer: Any) -> None:
+    if not callable(getattr(optimizer, "init", None)) or not callable(getattr(optimizer, "update", None)):
+        raise TypeError(
+            f"an optimizer is one of optax's, such as optax.adam(1e-3), called already, got {_kind(optimizer)}"
+        )
+
+
+def _kind(held: Any) -> str:
+    return show(held) if is_array(held) else f"a {type(held).__name__}"
+
+
+def _check_state(what: str, state: Any) -> None:
+    if not isinstance(state, TrainState):
+        raise TypeError(
+            f"{what} takes a TrainState, got {show(state)}: make it with train.create(net, optimizer, key, *sample)"
+        )
+
+
+def _check_opt_state(optimizer: optax.GradientTransformation, learned: Tree, opt_state: Any) -> None:
+    """Raises, while JAX traces, for the state of another optimiser."""
+    if jax.tree.structure(jax.eval_shape(optimizer.init, learned)) != jax.tree.structure(opt_state):
+        raise ValueError(
+            "the optimizer's state is of another optimizer than make_step was given, or of other parameters: make both "
+            "with the same one, train.create(net, optimizer, key, *sample)"
+        )
+
+
+def _check_metrics(takes: str, metrics: Any) -> None:
+    if not isinstance(metrics, dict):
+        raise TypeError(f"{takes}, by name, got {show(metrics)}: write {{'accuracy': accuracy}}")
+
+
 def _is_consumed(state: TrainState) -> bool:
     try:
         return isinstance(state.step, jax.Array) and state.step.is_deleted()
@@ -152,11 +216,16 @@ def _is_consumed(state: TrainState) -> bool:
         return False
 
 
-def _check_scalar(value: Any) -> None:
-    if not hasattr(value, "shape") or value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
+def _value_and_metrics(result: Any) -> tuple[jax.Array, dict[str, Any]]:
+    """What a loss returned in two; raises for what it cannot return."""
+    two = isinstance(result, tuple) and len(cast(tuple[Any, ...], result)) == 2
+    value, metrics = cast(tuple[Any, Any], result if two else (result, {}))
+    if not is_array(value) or value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
         raise TypeError(
             f"a loss is one floating number, got {show(value)}: take its mean, and return metrics as (loss, dict)"
         )
+    _check_metrics("a loss returns (loss, metrics) with a dict of these", metrics)
+    return value, metrics
 
 
 def evaluate(net: Layer, measure: Measure, state: TrainState, batches: Iterable[Any]) -> dict[str, float]:
@@ -169,6 +238,9 @@ def evaluate(net: Layer, measure: Measure, state: TrainState, batches: Iterable[
       batches: The data.
     """
 
+    _check_net("evaluate", net)
+    _check_function("evaluate", "measure(model, batch)", measure)
+    _check_state("evaluate", state)
     # Compiled once for all calls; but not with a function that would keep what it closes over alive.
     kept = holds_nothing(net) and holds_nothing(measure)
     totals = _totals if kept else jax.jit(_total, static_argnums=(0, 1))
@@ -177,15 +249,22 @@ def evaluate(net: Layer, measure: Measure, state: TrainState, batches: Iterable[
         for name, total in totals(net, measure, state.params, state.state, batch).items():
             sums[name] = sums.get(name, np.zeros(2)) + np.asarray(total, np.float64)
     if not sums:
-        raise ValueError("evaluate was given no batches")
+        raise ValueError(
+            "evaluate was given no batches: an iterator that was run through gives none a second time; pass a list, or "
+            "train.batches"
+        )
     return {name: float(total / count) for name, (total, count) in sums.items()}
 
 
 def _total(net: Layer, measure: Measure, params: Tree, state: Tree, batch: Any) -> dict[str, tuple[jax.Array, int]]:
     values = measure(net.bind(params, state=state), batch)
+    _check_metrics("measure returns a dict of metrics", values)
     for name, value in values.items():
-        if value.ndim != 1:
-            raise TypeError(f"measure returns one number an example, a vector, got {show(value)} for {name!r}")
+        if getattr(value, "ndim", 0) != 1:
+            raise TypeError(
+                f"measure returns one number an example, a vector, got {show(value)} for {name!r}: evaluate takes the "
+                "means"
+            )
     return {name: (value.astype(jnp.float32).sum(), value.shape[0]) for name, value in values.items()}
 
 

@@ -127,12 +127,12 @@ def gpt(depth: int = 3, width: int = 16, vocab: int = 50) -> Model:
     return net, (ids(8, vocab),)
 
 
-def lstm(vocab: int = 50) -> Model:
+def lstm(vocab: int = 50, rows: int = 2) -> Model:
     """Two LSTMs over time between an embedding and a head."""
     net = fn.Sequential(
         fn.Embedding(vocab, 6), fn.Scan(fn.LSTMCell(8)), fn.Dropout(0.5), fn.Scan(fn.LSTMCell(8)), fn.Dense(vocab)
     )
-    return net, (ids(7, vocab),)
+    return net, (ids(7, vocab).repeat(rows // 2, 0),)
 
 
 ALL = (mlp, fixed_hidden_mlp, resnet18, unet, gpt, lstm)

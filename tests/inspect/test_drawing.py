@@ -14,8 +14,8 @@ from catalogue import floats
 import funcnets as fn
 from funcnets.inspect import labels
 from funcnets.inspect.flow import traced
-from funcnets.inspect.graph_building import graph_of
-from funcnets.inspect.layout import lay_out
+from funcnets.inspect.picture.graph_building import graph_of
+from funcnets.inspect.picture.layout import lay_out
 
 X = floats(2, 3)
 

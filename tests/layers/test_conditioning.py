@@ -98,7 +98,7 @@ def test_the_output_has_the_dtype_of_x_whatever_the_conditions(dtype):
             jnp.ones(2),
             None,
             TypeError,
-            "FiLM takes one array as the condition (batch, ..., c), got None. Take",
+            "FiLM takes one array as the condition (batch, ..., c), got None. Give",
         ),
         (
             jnp.ones(()),

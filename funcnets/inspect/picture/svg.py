@@ -6,9 +6,9 @@ import hashlib
 from collections.abc import Iterator
 from html import escape
 
-from funcnets.inspect.graph import Graph, Node
-from funcnets.inspect.layout import Layout
-from funcnets.inspect.marks import Point, Rectangle, Text, Wire
+from funcnets.inspect.picture.graph import Graph, Node
+from funcnets.inspect.picture.layout import Layout
+from funcnets.inspect.picture.marks import Point, Rectangle, Text, Wire
 
 _FONTS = "Helvetica, Arial, 'Liberation Sans', 'DejaVu Sans', sans-serif"
 

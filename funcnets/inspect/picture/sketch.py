@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from funcnets.inspect import labels
-from funcnets.inspect.graph import Edge, Graph, Node, ties
+from funcnets.inspect.picture import labels
+from funcnets.inspect.picture.graph import Edge, Graph, Node, ties
 
 
 class Value(NamedTuple):

@@ -8,7 +8,7 @@ from bisect import bisect, bisect_left
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from funcnets.inspect.marks import Rectangle, Text, Wire
+from funcnets.inspect.picture.marks import Rectangle, Text, Wire
 
 _TALL = 1100.0  # what is lower stays in one column
 _ASPECT = 1.5  # width to height of what is looked for, about that of a slide

@@ -12,8 +12,8 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import NamedTuple
 
-from funcnets.inspect.marks import Point
-from funcnets.inspect.ranks import Item, Link, Piece, reach_of, rows_of, spread
+from funcnets.inspect.picture.marks import Point
+from funcnets.inspect.picture.ranks import Item, Link, Piece, reach_of, rows_of, spread
 
 _GAP, _NEAR, _LANE = 28.0, 18.0, 12.0  # between items, between an item and a lane, between lanes
 _PORT = 16.0  # between two ends at one item

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable
 from typing import NamedTuple
 
-from funcnets.inspect.graph import Edge, Node
+from funcnets.inspect.picture.graph import Edge, Node
 
 
 class Line(NamedTuple):

@@ -7,12 +7,12 @@ from collections import defaultdict
 from collections.abc import Hashable
 from typing import NamedTuple
 
-from funcnets.inspect.columns import Page, in_columns
-from funcnets.inspect.graph import Graph, Node
-from funcnets.inspect.layered import Places, layered
-from funcnets.inspect.lines import Line, Lines, written
-from funcnets.inspect.marks import Point, Rectangle, Text, Wire, text_width
-from funcnets.inspect.ranks import Item, Link
+from funcnets.inspect.picture.columns import Page, in_columns
+from funcnets.inspect.picture.graph import Graph, Node
+from funcnets.inspect.picture.layered import Places, layered
+from funcnets.inspect.picture.lines import Line, Lines, written
+from funcnets.inspect.picture.marks import Point, Rectangle, Text, Wire, text_width
+from funcnets.inspect.picture.ranks import Item, Link
 
 TITLE, SMALL = 13.0, 11.0  # sizes of letters
 _PAD, _FOOT = 14.0, 14.0  # the room in a frame at its sides, and below

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 
 from funcnets.combinators import Ensemble, Repeat
 from funcnets.compose import Composite
-from funcnets.inspect import labels
-from funcnets.inspect.ends import input_names, output_names
 from funcnets.inspect.equations import Inner, inner
 from funcnets.inspect.flow import Box, Flow
-from funcnets.inspect.graph import Graph
-from funcnets.inspect.sketch import NOTHING, At, Sketch, Value, value_of
+from funcnets.inspect.picture import labels
+from funcnets.inspect.picture.ends import input_names, output_names
+from funcnets.inspect.picture.graph import Graph
+from funcnets.inspect.picture.sketch import NOTHING, At, Sketch, Value, value_of
 from funcnets.leaves import Constant, Function, Param
 from funcnets.scan import Scan
 from funcnets.shapes import names_of

@@ -111,7 +111,7 @@ def test_errors_speak_of_long_nets_on_one_line():
     with pytest.raises(KeyError) as error:
         net["nothing"]
     assert "lines" not in str(error.value)
-    assert "Sequential( ('block 0', Sequential(Dense(1), Dense(2)," in str(error.value)
+    assert "Sequential(('block 0', Sequential(Dense(1), Dense(2)," in str(error.value)
 
 
 def test_a_text_of_sixty_lines_is_whole():

@@ -2,8 +2,8 @@
 
 Code is written on one line where it fits. Where it does not, each argument has a line of its own, and a part of them
 that repeats is written once: `*[Dense(8), jax.nn.relu] * 12` is code for these 24 arguments. A text that is long all
-the same is cut down to its outline when it is shown: what is left out is a `...`, which no constructor takes, so that a
-part is never pasted for the whole.
+the same is cut down to its outline when it is shown: what is left out is a `...`, which is no layer, so that a part is
+never pasted for the whole.
 """
 
 from __future__ import annotations
@@ -117,9 +117,9 @@ def _collapsed(lines: Sequence[str], depth: int) -> list[str]:
 
 def _middle_left_out(outline: Sequence[str], lines: Sequence[str]) -> list[str]:
     """The first and last arguments of an outline, with a count of the lines between them."""
-    starts = [i for i, line in enumerate(outline) if _depth(line) == 1 and line.strip()[0] not in ")]}"]
-    whole = [i for i, line in enumerate(lines) if _depth(line) == 1 and line.strip()[0] not in ")]}"]
-    last = next(i for i, start in enumerate(starts) if start >= len(outline) - MOST // 4)
+    starts = [i for i, line in enumerate(outline) if _depth(line) == 1 and line.strip()[:1] not in ")]}"]
+    whole = [i for i, line in enumerate(lines) if _depth(line) == 1 and line.strip()[:1] not in ")]}"]
+    last = next((i for i, start in enumerate(starts) if start >= len(outline) - MOST // 4), len(starts) - 1)
     first = max(i for i, start in enumerate(starts) if start <= MOST - MOST // 4 - 2)
     between = _counted(f"{_STEP}...,", whole[last] - whole[first])
     return [*outline[: starts[first]], between, *outline[starts[last] :]]
@@ -128,7 +128,7 @@ def _middle_left_out(outline: Sequence[str], lines: Sequence[str]) -> list[str]:
 # What unfolds
 
 
-def unfolding(opening: str, parts: Sequence[Any], closing: str, path: str | None, color: str | None = None) -> Any:
+def unfolding(opening: str, parts: Sequence[Any], closing: str, path: str | None) -> Any:
     """Parts between an opening and a closing, for treescope to fold and unfold.
 
     Args:
@@ -136,13 +136,12 @@ def unfolding(opening: str, parts: Sequence[Any], closing: str, path: str | None
       parts: Treescope's renderings.
       closing: Text after them.
       path: The code that reaches it, which treescope offers to copy.
-      color: What it stands on.
     """
     from treescope import rendering_parts
 
     alone = opening == "(" and len(parts) == 1
     return rendering_parts.build_foldable_tree_node_from_children(
-        opening, parts, closing, comma_separated=True, force_trailing_comma=alone, path=path, background_color=color
+        opening, parts, closing, comma_separated=True, force_trailing_comma=alone, path=path
     )
 
 
@@ -154,7 +153,7 @@ def beside(*parts: Any) -> Any:
 
 
 def plain(text: str) -> Any:
-    """A text that does not unfold."""
+    """A text that does not unfold, on one line."""
     from treescope import rendering_parts
 
-    return rendering_parts.text(text)
+    return rendering_parts.text(" ".join(map(str.strip, text.split("\n"))))

@@ -131,6 +131,21 @@ def test_a_class_that_prints_itself_is_heard():
     assert repr(fn.Sequential(Named(), fn.Dense(2))) == "Sequential(mine, Dense(2))"
 
 
+def test_a_class_that_prints_itself_on_many_lines_is_shown():
+    class Poem(fn.Layer):
+        number: int
+
+        def forward(self, p, x):
+            return x
+
+        def __repr__(self):
+            return f"Poem {self.number}:\n\n    a line\n"
+
+    lines = repr(fn.Sequential(*(Poem(i) for i in range(100)))).splitlines()
+    assert len(lines) < MOST + 5
+    assert "Poem 0:" in lines[1]
+
+
 # In treescope
 
 
@@ -185,6 +200,7 @@ def test_treescope_says_how_a_layer_is_reached():
 
 def test_treescope_unfolds_what_repeats_and_prints_what_runs():
     treescope = pytest.importorskip("treescope")
+    assert eval(treescope.render_to_text(Held(tuple(range(60))))) == Held(tuple(range(60)))
     long = fn.Sequential(*[block(4)] * 50)
     assert treescope.render_to_text(long).count("Residual(") == 50
     net, x = fn.Sequential(fn.Dense(3)), jnp.ones((2, 5))

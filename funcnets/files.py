@@ -51,6 +51,8 @@ from funcnets.registry import register as register
 from funcnets.shapes import show
 from funcnets.values import Value, _given, _rebuild, comparable
 
+__all__ = ["FORMAT", "from_config", "register", "to_config"]
+
 FORMAT = 1
 """The version of the form that `to_config` writes."""
 

@@ -287,6 +287,8 @@ class Layer(Value):
         if not names:
             raise KeyError(f"{describe(self)} has no children, so none named {which!r}: its fields are attributes")
         listed = ", ".join(dict.fromkeys(names))
+        if "/" in which:
+            raise KeyError(f"{which!r} is a path, of which net.at({which!r}) is the layer; children are {listed}")
         raise KeyError(f"{describe(self)} has no child {which!r}{near(which, names)}; its children are {listed}")
 
     def _strangers(self, kind: Kind, tree: Tree, path: str) -> Iterator[str]:

@@ -29,7 +29,6 @@ from funcnets.leaves import Param
 from funcnets.places import Place, find, rebuilt, replace, walk
 from funcnets.random import Request, as_key, draw, made, path_key
 from funcnets.record import Arrays, Declaration, Kind, Steps
-from funcnets.rules import chosen
 from funcnets.shapes import (
     ABSENT,
     Tree,
@@ -222,11 +221,16 @@ class Parametrized(Wrapper):
     def _lift(self, kind: Kind, arrays: Arrays) -> Arrays:
         if kind == "states":
             return arrays
-        by = dict(self.by)
-        return {
-            path: one._replace(what=Decomposed(one.what, by[path])) if path in by else one
-            for path, one in arrays.items()
-        }
+        by, lifted = dict(self.by), dict(arrays)
+        for path in by.keys() & arrays.keys():
+            whole = arrays[path].what
+            lifted[path] = arrays[path]._replace(what=Decomposed(whole, by[path]))
+            try:
+                lifted[path].shapes  # noqa: B018  raises for what cannot be taken apart
+            except Exception as error:
+                error.add_note(f"while {by[path]!r} takes the parameter {path!r} apart, {show(whole.shapes)}")
+                raise
+        return lifted
 
     def _strangers(self, kind: Kind, tree: Tree, path: str) -> Iterator[str]:
         if kind == "states" and isinstance(tree, dict):
@@ -330,12 +334,13 @@ def _each(function: Callable[[Any], Any], axes: int, arrays: Any) -> Any:
     return function(arrays)
 
 
-def parametrize(net: Layer, by: Mapping[str, Parametrization], *sample: Any, **kwargs: Any) -> Layer:
+def parametrize(net: Layer, by: Mapping[Any, Parametrization], *sample: Any, **kwargs: Any) -> Layer:
     """A net with the parameters that patterns speak of computed from other arrays.
 
     Args:
       net: The net.
-      by: From patterns of parameter paths, such as "**/kernel", to parametrisations.
+      by: From patterns of parameter paths, such as "**/kernel", to parametrisations; a layer class stands for all
+        arrays of its layers, `fn.params.of(net, fn.Dense, "kernel")` for some.
       *sample: Inputs of the net, or their specs, by which it is known which parameters there are.
 
     Raises:
@@ -347,7 +352,9 @@ def parametrize(net: Layer, by: Mapping[str, Parametrization], *sample: Any, **k
       Parametrized(Dense(2), kernel=WeightNorm())
     """
     plan = net.plan(*sample, **kwargs)
-    found = chosen(by, plan.declared["params"], "parameter")
+    from funcnets.params.patterns import by_rules  # not needed before: the import of the package stays short
+
+    found = by_rules(plan.declared["params"], by, net)
     places: dict[str, dict[str, Parametrization]] = {}
     for path, how in found.items():
         owner = plan.owners["params"][path]

@@ -138,8 +138,10 @@ def _changed(layer: Layer, by: New, path: str) -> Layer:
     )
     if not callable(by):
         raise TypeError(f"{wanted}, got {show(by)}")
+    if isinstance(by, type) and issubclass(by, Layer) and not by._is_wrapper:
+        raise TypeError(f"{wanted}, got the class {by.__name__}: write {by.__name__}(...) for that layer in its place")
     try:
-        new = by(layer)
+        new = cast(Callable[[Layer], Any], by)(layer)
     except TypeError as error:  # a function of arrays, most likely
         raise TypeError(
             f"{wanted}; {code(by)} of {describe(layer)} raised a TypeError. For {code(by)} itself in place of a layer, "

@@ -10,18 +10,20 @@ names, none included:
     "encoder/**"            all that is in the encoder
 
 A function path → bool may stand in a pattern's place. A *rule set* is a mapping from patterns to values. The first
-pattern that matches a path gives its value, and a pattern that matches no path at all raises: it is misspelt.
+pattern that matches a path gives its value. A pattern that matches no path at all raises: it is misspelt; so does one
+after a broader one that takes all that it could: the special rule comes first.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
 from funcnets.shapes import names_of, near
-from funcnets.values import code
+from funcnets.values import Value, code
 
 V = TypeVar("V")
 Pattern = str | Callable[[str], bool]
@@ -78,16 +80,45 @@ def chosen(
       must_fit: Which patterns must fit some path: by default all but functions.
 
     Raises:
-      ValueError: A pattern that fits no path, and must.
+      ValueError: A pattern that fits no path, and must; a rule that does nothing, after a broader one.
     """
     paths = list(paths)
-    for pattern in rules:
-        if must_fit(pattern) and not any(fits(pattern, path) for path in paths):
+    fitting = {pattern: [path for path in paths if fits(pattern, path)] for pattern in rules}
+    for pattern, theirs in fitting.items():
+        if must_fit(pattern) and not theirs:
             inside = any(path.startswith(f"{pattern}/") for path in paths)
             hint = f" (all that is in it is '{pattern}/**')" if inside else near(pattern, paths)
             raise ValueError(
                 f"the pattern {code(pattern)} matches no {what}{hint}; there are "
                 f"{', '.join(repr(path) for path in paths[:12]) or 'none'}{', ...' if len(paths) > 12 else ''}"
             )
-    first = ((path, next((pattern for pattern in rules if fits(pattern, path)), None)) for path in paths)
-    return {path: rules[pattern] for path, pattern in first if pattern is not None}
+    for before, pattern in itertools.combinations(rules, 2):
+        if _covers(before, pattern) and not _is_same(rules[before], rules[pattern]):
+            raise ValueError(
+                f"the rule for {code(pattern)} does nothing: the first that fits counts, and {code(before)} before it "
+                "takes all that it could. Put the special rule before the general one"
+            )
+    first: dict[str, Any] = {}
+    for pattern, theirs in fitting.items():
+        for path in theirs:
+            first.setdefault(path, pattern)
+    return {path: rules[first[path]] for path in paths if path in first}
+
+
+def _covers(general: Any, special: Any) -> bool:
+    """Whether one pattern or class fits whatever another does, in any tree."""
+    if isinstance(general, type) and isinstance(special, type):
+        return issubclass(special, general)
+    if not isinstance(general, str) or not isinstance(special, str):
+        return False
+    names = [name if name == "**" else name.replace("*", _SOME).replace("?", _SOME[0]) for name in names_of(special)]
+    none = [name for name in names if name != "**"]
+    several = [part for name in names for part in ((_SOME, f"{_SOME}s", f"a{_SOME}") if name == "**" else (name,))]
+    return all(_matches(tuple(names_of(general)), tuple(example)) for example in (none, several))
+
+
+_SOME = "some_name"  # an example of what `*` stands for
+
+
+def _is_same(a: Any, b: Any) -> bool:
+    return a is b or (type(a) is type(b) and isinstance(a, str | int | float | Value) and a == b)

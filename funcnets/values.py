@@ -44,6 +44,8 @@ class _Constructor:
     def __get__(self, value: object, kind: type) -> inspect.Signature:
         if value is not None:
             raise AttributeError(f"{kind.__name__} has a signature; a value of it has its call's")
+        if not dataclasses.is_dataclass(kind):  # help() asks the base of all values too
+            raise AttributeError(f"{kind.__name__} has no fields")
         if kind.__init__ is not Value.__init__:
             parameters = list(inspect.signature(kind.__init__).parameters.values())[1:]
             return inspect.Signature(parameters)

@@ -154,7 +154,8 @@ class Freeze(Wrapper):
     """The body with parameters that take no gradient. Gradients with respect to its inputs pass.
 
     It is also a mark: `fn.params.frozen(net)` tells which parameters of a net it holds, and `fn.train` keeps these out
-    of the optimiser, whose state they take no memory of, and which does not decay them.
+    of the optimiser, whose state they take no memory of, and which does not decay them. States go on moving in
+    training, such as running statistics: `fn.rewrite.replace(net, {fn.BatchNorm: {"frozen": True}})` stops those.
 
     Args:
       body: The layer.

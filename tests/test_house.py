@@ -3,6 +3,7 @@
 import ast
 import inspect
 import pathlib
+import pydoc
 import re
 import subprocess
 import sys
@@ -156,3 +157,20 @@ def test_importing_starts_no_backend_and_loads_neither_optax_nor_orbax():
         jax.config.update("jax_num_cpu_devices", 3)  # raises once a backend is running
         assert jax.device_count() == 3
     """)
+
+
+@pytest.mark.parametrize("name", sorted(public()))
+def test_help_shows_every_public_name(name):
+    held = public()[name]
+    text = pydoc.plain(pydoc.render_doc(held))
+    assert (inspect.getdoc(held) or "").splitlines()[0][:40] in text
+
+
+@pytest.mark.parametrize("room", ["files", "inspect", "params", "rewrite", "train"])
+def test_help_of_a_room_lists_what_is_in_it(room):
+    module = getattr(fn, room)
+    names = set(module.__all__)
+    if hasattr(module, "__path__"):  # a package, which imports nothing but what it has
+        assert names == {name for name, held in vars(module).items() if name[0] != "_" and not inspect.ismodule(held)}
+    text = pydoc.plain(pydoc.render_doc(module))
+    assert all(re.search(rf"\b{name}\b", text, re.MULTILINE) for name in names), text

@@ -321,9 +321,10 @@ def test_values_that_do_not_fit_are_refused():
         "update: 'dense_0/bias' is float32[3], got float32[4] for it: give one of this shape and dtype, or say keep",
     )
     refuses(put("dense_0/bias", lambda w: w.astype(jnp.bfloat16)), ValueError, "is float32[3], got bfloat16[3]")
-    refuses(put("dense_0/bias", np.ones(3)), ValueError, "got float64[3]")
+    refuses(put("dense_0/bias", np.ones(3, np.float16)), ValueError, "got float16[3]")
+    assert put("dense_0/bias", np.ones(3))()["dense_0"]["bias"].dtype == jnp.float32  # as JAX takes it
     refuses(put("dense_0/bias", jnp.float32(1)), ValueError, "got float32[] for it", "A Python number fills any shape")
-    for wrong in ([1, 2, 3], None, {"x": jnp.ones(3)}, "ones", lambda w: None, jax.ShapeDtypeStruct((3,), "float32")):
+    for wrong in ([1, 2, 3], None, "ones", lambda w: None, jax.ShapeDtypeStruct((3,), "float32")):
         for keep in (True, False):
             refuses(
                 put("dense_0/bias", wrong, keep=keep), TypeError, "update: 'dense_0/bias', float32[3], takes an array"
@@ -596,3 +597,33 @@ def test_trees_without_a_mean_are_refused():
             lambda odd=odd: average([{"n": odd}]), TypeError, "average: 'n' is ", "no floating number, and has no mean"
         )
     refuses(lambda: average([jax.eval_shape(lambda: a)]), TypeError, "'b' is float32[2], a spec, and has no mean")
+
+
+def test_a_subtree_in_the_place_of_another():
+    params = {"encoder": {"a": {"kernel": jnp.ones(2)}, "bias": jnp.ones(3)}, "head": {"kernel": jnp.ones(4)}}
+    new = {"bias": np.full(3, 7.0), "a": {"kernel": np.full(2, 5.0)}}
+    updated = update(params, {"encoder": new, "**/kernel": 2.0})
+    assert updated["encoder"]["bias"].tolist() == [7.0] * 3
+    assert updated["encoder"]["a"]["kernel"].tolist() == [5.0] * 2  # the first rule that fits
+    assert updated["head"]["kernel"].tolist() == [2.0] * 4
+    assert isinstance(updated["encoder"]["bias"], jax.Array)
+    refuses(
+        lambda: update(params, {"encoder": {"bias": jnp.ones(3), "c": jnp.ones(1)}}),
+        ValueError,
+        "the subtree given for 'encoder' has other arrays than are there: missing encoder/a/kernel, more encoder/c.",
+    )
+    refuses(lambda: update(params, {"encode": new}), KeyError, "there is no 'encode' (did you mean 'encoder'?)")
+
+
+def test_arrays_of_the_layers_of_a_class():
+    block = fn.Residual(fn.Sequential(fn.LayerNorm(), fn.Dense(4)))
+    net = fn.Sequential(fn.Dense(4), fn.Repeat(block, 2), ("head", fn.Freeze(fn.Dense(2))))
+    params = net.init(KEY, jnp.ones((1, 3)))
+    kernels = fn.params.of(net, fn.Dense, "kernel")
+    assert {path for path, _ in paths(params) if kernels(path)} == {
+        "dense_0/kernel", "sequential_0/dense_0/kernel", "head/kernel",
+    }  # fmt: skip
+    assert kernels == fn.params.of(net, fn.Dense, "kernel") != fn.params.of(net, fn.Dense)
+    head, _ = fn.params.split(params, fn.params.of(net, "head"))
+    assert set(head) == {"head"}
+    refuses(lambda: fn.params.of(net, fn.Conv), ValueError, "of: the net has no layer Conv; it has Dense")

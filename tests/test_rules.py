@@ -44,3 +44,31 @@ def test_the_first_rule_that_fits_gives_the_value():
         chosen({"b": 1}, there, "parameter")
     with pytest.raises(ValueError, match="there are none"):
         chosen({"a": 1}, [], "parameter")
+
+
+@pytest.mark.parametrize(
+    ("before", "pattern", "dead"),
+    [
+        ("**", "**/bias", True),
+        ("**/bias", "encoder/dense_0/bias", True),
+        ("**/kernel", "dense_*/kernel", True),
+        ("encoder/**", "encoder/*/bias", True),
+        ("**", "*", True),
+        ("encoder/**", "**/bias", False),  # which may speak of others in another net
+        ("*", "**", False),
+        ("*/bias", "**/bias", False),
+        ("?", "*", False),
+        ("dense_*/kernel", "*/kernel", False),
+        ("**/bias", "**", False),
+    ],
+)
+def test_a_rule_after_one_that_takes_all_it_could_is_refused(before, pattern, dead):
+    def ruled(rules):
+        return chosen(rules, ["a"], "thing", lambda *_: True)  # which paths there are does not matter
+
+    if dead:
+        with pytest.raises(ValueError, match=r"the rule for .* does nothing: .* Put the special rule before"):
+            ruled({before: 1, pattern: 2})
+    else:
+        assert ruled({before: 1, pattern: 2}) == {"a": 1}
+    assert ruled({before: 1, pattern: 1}) == {"a": 1}  # of one value: no harm done

@@ -8,3 +8,14 @@ from funcnets.inspect.health import check as check
 from funcnets.inspect.rows import Row as Row
 from funcnets.inspect.summary import Summary as Summary
 from funcnets.inspect.summary import summary as summary
+
+__all__ = [
+    "Row",
+    "Summary",
+    "capture",
+    "check",
+    "diff",
+    "draw",
+    "edit",
+    "summary",
+]

@@ -136,7 +136,7 @@ class Positions(Composite):
         return at if positions is None else jnp.atleast_2d(positions)
 
 
-class _Table(Layer):
+class PositionTable(Layer):
     """The vectors of a range of positions: one array."""
 
     length: int
@@ -189,7 +189,7 @@ class PositionEmbedding(Positions):
         check_flag(self, "counting", "It is for decoding in parts: PositionEmbedding(1024, counting=True)")
 
     def _parts(self) -> dict[str, Any]:
-        made = {"table_init": None, "table": _Table(self.length, self.table_init)}
+        made = {"table_init": None, "table": PositionTable(self.length, self.table_init)}
         return {**super()._parts(), **made}
 
     def forward(self, m: Any, x: jax.Array, positions: Any = None, *, mask: Any = None) -> jax.Array:

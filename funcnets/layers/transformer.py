@@ -19,7 +19,7 @@ from funcnets.leaves import is_child
 from funcnets.shapes import is_array, show
 
 
-class _Mlp(Composite):
+class FeedForward(Composite):
     """y = out(gelu(hidden(x))), 4 times as wide inside, and as wide as x outside."""
 
     hidden: Layer = Projection()
@@ -117,7 +117,7 @@ class TransformerBlock(Composite):
         parts = ("attention", "mlp") if self.cross is None else ("attention", "cross", "mlp")
         made |= {f"{name}_norm": self.norm for name in parts if getattr(self, f"{name}_norm") is None}
         if self.mlp is None:
-            made["mlp"] = _Mlp()
+            made["mlp"] = FeedForward()
         if isinstance(self.dropout, int | float) and self.dropout:
             made["dropout"] = Dropout(self.dropout)
         return {**super()._parts(), **made}

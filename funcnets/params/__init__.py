@@ -12,6 +12,8 @@ from funcnets.params.freezing import frozen as frozen
 from funcnets.params.partition import labels as labels
 from funcnets.params.partition import merge as merge
 from funcnets.params.partition import split as split
+from funcnets.params.patterns import Owned as Owned
+from funcnets.params.patterns import of as of
 from funcnets.params.reading import Table as Table
 from funcnets.params.reading import count as count
 from funcnets.params.reading import get as get
@@ -19,3 +21,27 @@ from funcnets.params.reading import nbytes as nbytes
 from funcnets.params.reading import paths as paths
 from funcnets.params.reading import table as table
 from funcnets.rules import matches as matches
+
+__all__ = [
+    "Difference",
+    "Frozen",
+    "Owned",
+    "Table",
+    "average",
+    "count",
+    "difference",
+    "drop",
+    "frozen",
+    "get",
+    "insert",
+    "labels",
+    "matches",
+    "merge",
+    "nbytes",
+    "of",
+    "paths",
+    "rename",
+    "split",
+    "table",
+    "update",
+]

@@ -38,7 +38,8 @@ def update(params: Tree, changes: Mapping[Any, Any], *, net: Layer | None = None
     Args:
       params: Nested dicts of arrays. Of specs, the result is the specs of what it would be.
       changes: From patterns to an array, a Python number that fills the old array's shape, or a function that returns
-        one of these. The first rule that fits a path holds.
+        one of these. The first rule that fits a path holds. From the exact path of a subtree to another subtree of the
+        same arrays, such as the "encoder" of another net's parameters.
       net: The net, where classes of layers stand in patterns' places.
       keep: Whether each array keeps its shape and dtype; what would change them raises.
 
@@ -56,7 +57,7 @@ def update(params: Tree, changes: Mapping[Any, Any], *, net: Layer | None = None
       >>> half = fn.params.update(params, {"**": lambda w: w.astype(jnp.bfloat16)}, keep=False)
     """
     held = arrays(params)
-    given = by_rules(held, changes, net)
+    given = by_rules(held, _by_array(held, changes), net)
     taken = set(map(id, held.values()))
     for path, change in given.items():
         old = held[path]
@@ -67,6 +68,30 @@ def update(params: Tree, changes: Mapping[Any, Any], *, net: Layer | None = None
         taken.add(id(new))
         held[path] = new
     return mapped(lambda path, _: held[path], params)
+
+
+def _by_array(held: Mapping[str, Any], changes: Any) -> Any:
+    """Changes with those of a subtree as one for each array in it."""
+    if not isinstance(changes, Mapping):
+        return changes
+    single: dict[Any, Any] = {}
+    for pattern, change in changes.items():
+        if not isinstance(pattern, str) or not isinstance(change, dict):
+            single[pattern] = change
+            continue
+        there = [path for path in held if within(path, pattern)]
+        given = {join(pattern, path): one for path, one in arrays(change).items()}
+        if not there:
+            raise absent(pattern, held)
+        if {*there} != {*given}:
+            missing, extra = sorted({*there} - {*given}), sorted({*given} - {*there})
+            raise ValueError(
+                f"update: the subtree given for {pattern!r} has other arrays than are there: missing "
+                f"{', '.join(missing) or 'none'}, more {', '.join(extra) or 'none'}. Which arrays there are is changed "
+                "by insert and drop"
+            )
+        single |= given
+    return single
 
 
 def _changed(path: str, old: Any, change: Any, keep: bool) -> Any:
@@ -81,9 +106,12 @@ def _changed(path: str, old: Any, change: Any, keep: bool) -> Any:
     if not is_array(new) or specs == [False, True]:
         raise TypeError(
             f"update: {path!r}, {show(old)}, takes an array, a number, or a function that returns one, got "
-            f"{show(new)}; for a subtree, use insert and drop"
+            f"{show(new)}. A subtree goes to its own path, without * in it"
         )
-    if keep and (new.shape, new.dtype) != (old.shape, old.dtype):
+    dtype = new.dtype
+    if isinstance(new, (np.ndarray, np.generic)) and not isinstance(old, np.ndarray):
+        dtype = jax.dtypes.canonicalize_dtype(dtype)  # as JAX takes it
+    if keep and (new.shape, dtype) != (old.shape, old.dtype):
         raise ValueError(
             f"update: {path!r} is {show(old)}, got {show(new)} for it: give one of this shape and dtype, or say "
             "keep=False. A Python number fills any shape"

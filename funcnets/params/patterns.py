@@ -6,6 +6,7 @@ Wherever functions of parameters take *patterns*, these may be given:
     ("**/bias", "head/**")                  several
     fn.params.frozen(net)                   a function path → bool
     fn.LayerNorm                            a class: the arrays of its layers in net=, wherever wrappers put them
+    fn.params.of(net, fn.Dense, "kernel")   some arrays of the layers of a class
     {"head/bias": False, "**/bias": True}   rules: the first that fits a path decides
 
 Where values are given by rule, a tuple of patterns is a rule for each. A pattern or class that fits nothing raises: it
@@ -20,10 +21,10 @@ from typing import Any
 import numpy as np
 
 from funcnets.layer import Layer
-from funcnets.places import Place, find, walk
+from funcnets.places import Place, What, find, walk
 from funcnets.rules import chosen, matches
-from funcnets.shapes import near, show, within
-from funcnets.values import code
+from funcnets.shapes import below, near, show, within
+from funcnets.values import Value, code
 
 One = str | type[Layer] | Callable[[str], bool]
 Several = tuple[One, ...] | list[One]
@@ -65,6 +66,46 @@ def by_rules(paths: Iterable[str], rules: Mapping[Any, Any], net: Layer | None) 
     return chosen(single, paths, "parameter", fits)
 
 
+class Owned(Value):
+    """Whether the array at a path is one of these layers', under one of these names; see `of`.
+
+    Args:
+      roots: The layers' paths.
+      names: A pattern of the path below them.
+    """
+
+    roots: tuple[str, ...]
+    names: str
+
+    def __call__(self, path: str) -> bool:
+        return any(within(path, root) and matches(self.names, below(path, root)) for root in self.roots)
+
+
+def of(net: Layer, what: What, names: str = "**") -> Owned:
+    """A function of paths: whether an array belongs to the layers that a class, pattern or equal layer speaks of.
+
+    It stands in a pattern's place, wherever patterns of parameters are taken.
+
+    Args:
+      net: The net.
+      what: A class of layers, a pattern of their paths, or an equal layer.
+      names: A pattern of the arrays' names in their layer.
+
+    Raises:
+      ValueError: A net without such layers.
+
+    Example:
+      >>> net = fn.Sequential(fn.Dense(8), fn.LayerNorm(), ("head", fn.Dense(2)))
+      >>> net = fn.rewrite.with_init(net, {fn.params.of(net, fn.Dense, "kernel"): fn.initializers.Ones()})
+      >>> float(net.init(jax.random.key(0), jnp.ones((1, 3)))["head"]["kernel"].min())
+      1.0
+    """
+    found = tuple(find(net, what))
+    if not found:
+        raise ValueError(f"of: the net has no layer {what_there_is(net, code(what))}")
+    return Owned(found, names)
+
+
 def check_pattern(pattern: Any, net: Layer | None) -> None:
     """Raises for what cannot speak of arrays."""
     if isinstance(pattern, type) and issubclass(pattern, Layer):
@@ -84,7 +125,11 @@ def roots(net: Layer, kind: type[Layer]) -> list[str]:
     """The paths of the layers of a class."""
     found = list(find(net, kind))
     if not found:
-        classes = sorted({type(place.layer).__name__ for place in walk(Place("", net))})
-        close = near(kind.__name__, classes)
-        raise ValueError(f"the net has no layer of the class {kind.__name__}{close}; it has {', '.join(classes)}")
+        raise ValueError(f"the net has no layer of the class {what_there_is(net, kind.__name__)}")
     return found
+
+
+def what_there_is(net: Layer, name: str) -> str:
+    """A name that no layer has, what is near it, and the classes of layers that there are, for a message."""
+    classes = sorted({type(place.layer).__name__ for place in walk(Place("", net))})
+    return f"{name}{near(name, classes)}; it has {', '.join(classes)}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import html
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -41,6 +42,12 @@ def leaves(tree: Tree) -> dict[str, Any]:
     return dict(flat(tree))
 
 
+def is_hidden(tree: Tree) -> bool:
+    """Whether this is what optax puts in the place of an array that an optimiser is not to see."""
+    optax = sys.modules.get("optax")
+    return optax is not None and isinstance(tree, optax.MaskedNode)
+
+
 def arrays(tree: Tree) -> dict[str, Any]:
     """The arrays or specs that nested dicts hold, by path; raises where they hold something else."""
     held = leaves(tree)
@@ -61,7 +68,7 @@ def _check(tree: Tree, path: str) -> None:
                     f"got the name {name!r}"
                 )
             _check(inner, join(path, name))
-    elif not jax.tree_util.all_leaves([tree]):
+    elif not jax.tree_util.all_leaves([tree]) and not is_hidden(tree):
         raise TypeError(
             f"{path or 'the tree'}: parameters are nested dicts of arrays, or one array, got {type(tree).__name__}; of "
             "a training state, give state.params"

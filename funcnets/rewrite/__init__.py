@@ -14,3 +14,20 @@ from funcnets.rewrite.stacking import stack as stack
 from funcnets.rewrite.stacking import unstack as unstack
 from funcnets.rewrite.unrolling import Unrolled as Unrolled
 from funcnets.rewrite.unrolling import unroll as unroll
+
+__all__ = [
+    "Adapted",
+    "Migration",
+    "Unrolled",
+    "find",
+    "lora",
+    "merge_lora",
+    "migrate",
+    "reinit",
+    "replace",
+    "roll",
+    "stack",
+    "unroll",
+    "unstack",
+    "with_init",
+]

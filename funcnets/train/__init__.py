@@ -8,3 +8,12 @@ from funcnets.train.step import TrainState as TrainState
 from funcnets.train.step import create as create
 from funcnets.train.step import evaluate as evaluate
 from funcnets.train.step import make_step as make_step
+
+__all__ = [
+    "Batches",
+    "TrainState",
+    "batches",
+    "create",
+    "evaluate",
+    "make_step",
+]

@@ -23,9 +23,9 @@ import numpy as np
 
 from funcnets.bound import Bound
 from funcnets.layer import Layer
-from funcnets.params import frozen, merge, split
+from funcnets.params import frozen
 from funcnets.random import run_key
-from funcnets.shapes import Tree, differences, is_array, misfit_error, show
+from funcnets.shapes import Tree, differences, entry, is_array, mapped, misfit_error, show
 from funcnets.values import holds_nothing
 
 if TYPE_CHECKING:
@@ -67,7 +67,8 @@ def create(
     """A state before the first step.
 
     Parameters that a `Freeze` in the net holds are kept from the optimiser: they take none of its memory, and none of
-    its decay.
+    its decay. It sees the tree with `optax.MaskedNode`s in their places, so a mask or labels (`fn.params.labels`) of
+    the whole tree serve as they are.
 
     Args:
       net: The net to train.
@@ -97,8 +98,7 @@ def create(
                 f"{show(leaf)}: "
                 "declare it among the layer's states, or make it a Constant"
             )
-    _, learned = split(params, frozen(net))
-    return TrainState(params, state, optimizer.init(learned), jnp.zeros((), jnp.int32), run_key(key))
+    return TrainState(params, state, optimizer.init(_learned(net, params)), jnp.zeros((), jnp.int32), run_key(key))
 
 
 def make_step(
@@ -122,20 +122,20 @@ def make_step(
     _check_optimizer(optimizer)
 
     def step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Any]]:
-        kept, learned = split(state.params, frozen(net))
-
         def objective(learned: Tree) -> tuple[jax.Array, tuple[dict[str, Any], Tree]]:
-            model = net.bind(
-                merge(kept, learned), state=state.state, key=jax.random.fold_in(state.key, state.step), train=True
-            )
+            params = _with_learned(net, state.params, learned)
+            key = jax.random.fold_in(state.key, state.step)
+            model = net.bind(params, state=state.state, key=key, train=True)
             value, metrics = _value_and_metrics(loss(model, batch))
             return value, ({"loss": value, **metrics}, model.state)
 
+        learned = _learned(net, state.params)
         gradients, (metrics, carried) = jax.grad(objective, has_aux=True)(learned)
         _check_opt_state(optimizer, learned, state.opt_state)
         updates, opt_state = optimizer.update(gradients, state.opt_state, learned)
         learned = jax.tree.map(lambda p, u: p + u.astype(p.dtype), learned, updates)
-        return TrainState(merge(kept, learned), carried, opt_state, state.step + 1, state.key), metrics
+        params = _with_learned(net, state.params, learned)
+        return TrainState(params, carried, opt_state, state.step + 1, state.key), metrics
 
     compiled = jax.jit(step, donate_argnums=0)
 
@@ -150,6 +150,22 @@ def make_step(
         return compiled(state, batch)
 
     return once
+
+
+def _learned(net: Layer, params: Tree) -> Tree:
+    """Parameters as the optimiser sees them: what a `Freeze` holds is hidden, in optax's own way, so that masks and
+    labels of the whole tree fit.
+    """
+    import optax
+
+    is_frozen = frozen(net)
+    return mapped(lambda path, array: optax.MaskedNode() if is_frozen(path) else array, params)
+
+
+def _with_learned(net: Layer, params: Tree, learned: Tree) -> Tree:
+    """All parameters, with those that the optimiser sees as they are in `learned`."""
+    is_frozen = frozen(net)
+    return mapped(lambda path, array: array if is_frozen(path) else entry(learned, path), params)
 
 
 def _check_net(what: str, net: Any) -> None:

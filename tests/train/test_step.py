@@ -201,3 +201,31 @@ def test_parameters_and_state_to_start_from_are_copied_and_must_fit():
         fn.train.create(NET, optimizer, KEY, X, params=fn.params.drop(params, "dense_1/bias"))
     with pytest.raises(ValueError, match=r"the state and the inputs do not belong together"):
         fn.train.create(NET, optimizer, KEY, X, state={"batch_norm_0": {"mean": jnp.zeros(8)}})
+
+
+def test_masks_and_labels_of_the_whole_tree_go_with_frozen_parts():
+    net = frozen_net()
+    params = net.init(KEY, X)
+    decayed = fn.params.labels(params, {"**/bias": False, "encoder/**": True, "**": True})
+    groups = fn.params.labels(params, {"encoder/**": "old", "**": "new"})
+    optimizers = [
+        optax.adamw(1e-2, mask=decayed),
+        optax.adamw(1e-2, mask=lambda tree: fn.params.labels(tree, {"encoder/**": False, "**": True})),
+        optax.partition({"old": optax.adam(1e-3), "new": optax.adam(1e-2)}, groups),
+        optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1, momentum=0.9)),
+    ]
+    for optimizer in optimizers:
+        start = fn.train.create(net, optimizer, KEY, X, params=params)
+        state, _ = fn.train.make_step(net, loss, optimizer)(start, {"x": X, "y": Y})
+        same(state.params["encoder"], params["encoder"])
+        assert not jnp.array_equal(state.params["head"]["kernel"], params["head"]["kernel"])
+        assert max(leaf.size for leaf in jax.tree.leaves(state.opt_state)) == params["head"]["kernel"].size
+
+
+def test_everything_frozen_changes_nothing():
+    net, optimizer = fn.Freeze(NET), optax.adam(1e-2)
+    start = fn.train.create(net, optimizer, KEY, X)
+    before = jax.tree.map(jnp.copy, start.params)
+    state, metrics = fn.train.make_step(net, loss, optimizer)(start, {"x": X, "y": Y})
+    same(state.params, before)
+    assert np.isfinite(metrics["loss"])

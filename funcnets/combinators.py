@@ -22,7 +22,7 @@ from funcnets.leaves import as_layer
 from funcnets.record import Kind
 from funcnets.scope import Keys, Misfit
 from funcnets.shapes import Tree, describe, show, specs
-from funcnets.values import code
+from funcnets.values import Argument
 
 Child = Layer | Callable[..., Any] | tuple[str, Layer | Callable[..., Any]]
 """What a combinator takes: a layer, a function, or either with a name, ("head", Dense(10))."""
@@ -54,8 +54,8 @@ class _Row(Composite):
     def __init__(self, *children: Child, layers: Iterable[Child] = ()) -> None:
         self._fill(layers=check_children(type(self).__name__, (*children, *layers)))
 
-    def _arguments(self) -> list[str]:
-        return [code(layer) for layer in self.layers]
+    def _arguments(self) -> list[Argument]:
+        return [Argument(layer, place=f"[{i}]") for i, layer in enumerate(self.layers)]
 
     def __len__(self) -> int:
         return len(self.layers)
@@ -251,8 +251,8 @@ class Parallel(_Row):
     def forward(self, m: Any, *inputs: Any, **kwargs: Any) -> Any:
         return merged(m, [branch(*inputs, **kwargs) for branch in m.layers])
 
-    def _arguments(self) -> list[str]:
-        return super()._arguments() + ([] if self.merge == "concat" else [f"merge={code(self.merge)}"])
+    def _arguments(self) -> list[Argument]:
+        return super()._arguments() + ([] if self.merge == "concat" else [Argument(self.merge, "merge", ".merge")])
 
 
 def check_merge(layer: Any) -> None:

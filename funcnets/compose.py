@@ -35,7 +35,7 @@ from funcnets.record import Arrays, Kind
 from funcnets.scope import Scope
 from funcnets.shapes import Tree, check_name, describe, join, near, show
 from funcnets.signatures import Wants, check_arity, modes_of, wants_of
-from funcnets.values import Value, call_code, code
+from funcnets.values import Argument, Value, code
 
 _RESERVED = ("train", "key", "params", "state")
 
@@ -404,8 +404,9 @@ class Composed(Composite):
             f"it has {', '.join(parts) or 'none'}"
         )
 
-    def __repr__(self) -> str:
-        return f"{call_code('compose', [f'{name}={code(held)}' for name, held in self.parts])}({code(self.function)})"
+    def _call(self) -> tuple[str, list[Argument], str]:
+        parts = [Argument(held, name, f".{name}") for name, held in self.parts]
+        return "compose(", parts, f")({code(self.function)})"
 
     @property
     def _wants(self) -> Wants:

@@ -44,7 +44,7 @@ from funcnets.shapes import (
     without_entry,
 )
 from funcnets.signatures import wants_of
-from funcnets.values import call_code, code
+from funcnets.values import Argument, code
 
 
 class Parametrization(Layer):
@@ -165,10 +165,10 @@ class Parametrized(Wrapper):
     def _settled(self) -> None:
         self._set_children([("", self.body)], {"body": 0})
 
-    def _arguments(self) -> list[str]:
+    def _arguments(self) -> list[Argument]:
         if all(name.isidentifier() for name, _ in self.by):
-            return [code(self.body), *(f"{name}={code(how)}" for name, how in self.by)]
-        return [code(self.body), call_code("dict", [code(self.by)])]
+            return [Argument(self.body, place=".body"), *(Argument(how, name) for name, how in self.by)]
+        return [Argument(self.body, place=".body"), Argument(dict(self.by))]
 
     @property
     def _random_paths(self) -> tuple[str, ...]:

@@ -14,9 +14,10 @@ from typing import Any, Literal, NamedTuple
 
 from funcnets.compose import Composite
 from funcnets.layer import Layer
+from funcnets.printing import bracketed
 from funcnets.rewrite.alignment import Match, Node, aligned, kind_of, own_settings, two_nets
 from funcnets.shapes import ABSENT
-from funcnets.values import call_code, code, comparable
+from funcnets.values import code, comparable
 
 What = Literal["added", "removed", "moved", "named", "reordered", "class", "field", "wrapped", "unwrapped"]
 
@@ -53,9 +54,9 @@ class Change(NamedTuple):
 def _without_body(wrapper: Layer) -> str:
     """A wrapper's own code, with dots in the place of what it stands around."""
     (field,) = wrapper._members()
-    body = code(getattr(wrapper, field))
-    shown = ["..." if argument in (body, f"{field}={body}") else argument for argument in wrapper._arguments()]
-    return call_code(repr(wrapper).partition("(")[0], shown)
+    body = getattr(wrapper, field)
+    opening, arguments, closing = wrapper._call()
+    return bracketed(opening, ["..." if one.held is body else one.code for one in arguments], closing)
 
 
 _SHOWN: dict[str, Callable[[Any], str]] = {

@@ -16,7 +16,7 @@ from funcnets.layer import Layer
 from funcnets.places import What
 from funcnets.probe import Probe, Seen, spoken_in
 from funcnets.shapes import below, is_array, show, specs
-from funcnets.values import code, holds_nothing
+from funcnets.values import Argument, code, holds_nothing
 
 
 class Edited(Wrapper):
@@ -42,8 +42,8 @@ class Edited(Wrapper):
             )
         return output
 
-    def __repr__(self) -> str:
-        return f"edit({self.body!r}, {self.edits!r})"
+    def _call(self) -> tuple[str, list[Argument], str]:
+        return "edit(", [Argument(self.body, place=".body"), Argument(self.edits)], ")"
 
 
 class _Here:

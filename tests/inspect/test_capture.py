@@ -201,9 +201,7 @@ def test_an_activation_that_would_leak_out_of_a_raw_transform_is_refused():
         return jax.lax.fori_loop(0, 3, lambda _, h: m.dense(h), m.other(x))
 
     params = made(net, X)
-    with pytest.raises(
-        RuntimeError, match=r"dense runs inside a raw JAX transform .* Leave it out of what"
-    ):
+    with pytest.raises(RuntimeError, match=r"dense runs inside a raw JAX transform .* Leave it out of what"):
         fn.capture(net)(params, X)
     assert list(fn.capture(net, ["other", ""])(params, X)[1]) == ["other", ""]
 

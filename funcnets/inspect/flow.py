@@ -20,7 +20,7 @@ import jax
 from funcnets.layer import Layer
 from funcnets.plan import Planning, Sample, on_shapes
 from funcnets.record import Kind, Recorder, stand_in
-from funcnets.shapes import Tree, is_array, specs
+from funcnets.shapes import Tree, is_array, join, specs
 
 _BOX, _HELD = "layer_call_", "held_"  # what the equations of boxes, and of parameters and states, are called
 
@@ -52,10 +52,17 @@ class Box(NamedTuple):
 
 
 class Held(NamedTuple):
-    """An array that a layer holds, as it meets the flow."""
+    """Arrays that a layer holds, as they meet the flow.
+
+    Attributes:
+      kind: Parameters or states.
+      path: The layer's path.
+      arrays: The path of each array as the layer sees it, in the order of the equation's outputs.
+    """
 
     kind: Kind
     path: str
+    arrays: tuple[str, ...]
 
 
 class Flow(NamedTuple):
@@ -184,8 +191,9 @@ class _Boxing(Planning):
         """Arrays as equations of their own, which say what they are."""
         if not jax.tree.leaves(tree):
             return tree
-        self._pen.held.append(Held(kind, self.path))
         leaves, structure = jax.tree.flatten(tree)
+        names = (jax.tree_util.keystr(at, simple=True, separator="/") for at, _ in jax.tree.leaves_with_path(tree))
+        self._pen.held.append(Held(kind, self.path, tuple(join(self.path, name) for name in names)))
         shapes = [jax.typeof(leaf) for leaf in leaves]
         marked = _boxed(lambda: [stand_in(one) for one in shapes], f"{_HELD}{len(self._pen.held) - 1}")()
         return jax.tree.unflatten(structure, marked)

@@ -128,8 +128,8 @@ class _Counter:
     def __init__(self, flow: Flow, learns: _Learns) -> None:
         self._flow = flow
         self._learns = learns
-        self._learning = {  # of each equation that stands for arrays, by its id
-            id(equation): tuple(held.kind == "params" and learns(box, path) for path in held.arrays)
+        self._learning = {  # of each equation that stands for an array, by its id
+            id(equation): held.kind == "params" and learns(box, held.array)
             for box, equation in equations(flow)
             if (held := flow.held_by(equation)) is not None
         }
@@ -224,7 +224,7 @@ class _Counter:
 
     def _spread_over(self, equation: Any, inputs: _Flags) -> _Flags:
         if self._flow.held_by(equation) is not None:
-            return self._learning[id(equation)]
+            return (self._learning[id(equation)],) * len(equation.outvars)
         if equation.primitive.name == "stop_gradient":
             return (False,) * len(equation.outvars)
         inside = [one for one in inner(equation, self._flow.box_of(equation)) if one.gives]

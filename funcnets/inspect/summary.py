@@ -42,7 +42,7 @@ def summary(net: Layer, *sample: Any, depth: int | None = None, width: int | Non
     n copies (`Repeat`, `Ensemble`), marked ×n, count n times. FLOPs are two for each multiplication with its addition,
     of the whole sample, in evaluation: those of the forward pass, and what the backward pass adds for the gradients of
     parameters. Only products count; `funcnets.inspect.flops` tells more. What is met in training only is marked so, and
-    has none.
+    has none; what is frozen (by `Freeze`, or as `rewrite.lora` does it) likewise, and a line tells how much that is.
 
     Args:
       net: The net.
@@ -66,13 +66,13 @@ def summary(net: Layer, *sample: Any, depth: int | None = None, width: int | Non
       >>> net = fn.Sequential(fn.Dense(256), jax.nn.relu, fn.Dense(10))
       >>> table = fn.summary(net, jax.ShapeDtypeStruct((2, 20), jnp.float32), width=80)
       >>> print(table)
-      path     layer        output          parameters  bytes  FLOPs  gradient
-      ------------------------------------------------------------------------
-      dense_0  Dense(256)   float32[2,256]       5,376  21.5k  20.5k     20.5k
-      relu_0   jax.nn.relu  float32[2,256]           0      0      0         0
-      dense_1  Dense(10)    float32[2,10]        2,570  10.3k  10.2k     20.5k
-      ------------------------------------------------------------------------
-      total    Sequential   float32[2,10]        7,946  31.8k  30.7k     41.0k
+      path     layer        output          parameters  bytes  FLOPs  gradient FLOPs
+      ------------------------------------------------------------------------------
+      dense_0  Dense(256)   float32[2,256]       5,376  21.5k  20.5k           20.5k
+      relu_0   jax.nn.relu  float32[2,256]           0      0      0               0
+      dense_1  Dense(10)    float32[2,10]        2,570  10.3k  10.2k           20.5k
+      ------------------------------------------------------------------------------
+      total    Sequential   float32[2,10]        7,946  31.8k  30.7k           41.0k
       left out at this width: input, dtype
       >>> table.totals.parameters, table.rows[0].flops
       (7946, 20480)

@@ -12,8 +12,8 @@ import pytest
 from catalogue import floats
 
 import funcnets as fn
-from funcnets.inspect import labels
 from funcnets.inspect.flow import traced
+from funcnets.inspect.picture import labels
 from funcnets.inspect.picture.graph_building import graph_of
 from funcnets.inspect.picture.layout import lay_out
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from funcnets.inspect.calls import check_net
 from funcnets.layer import Layer, applied
 from funcnets.leaves import as_layer
 from funcnets.places import Place, What, walk
 from funcnets.probe import Probe, Seen
 from funcnets.rules import chosen, matches
-from funcnets.shapes import Tree
+from funcnets.shapes import Tree, show
 
 
 class Captured:
@@ -50,6 +51,13 @@ def capture(net: Layer, what: What | tuple[What, ...] | list[What] = "**") -> Ca
     `Repeat` that is the stream after each block, for a `Scan` the cell's (carry, y) at each step. Of wrappers that
     share a path it is otherwise the outermost that is meant; a class reaches those inside.
 
+    What no layer gives cannot be kept. The weights of an attention are such: `jax.nn.dot_product_attention` makes and
+    uses them within itself. For an `fn.Attention` of plain scores (no groups, mask, bias, positions or normalisation of
+    its queries and keys) they follow from the outputs of its "query" and "keys":
+
+        q, k = (y.reshape(*y.shape[:2], heads, -1) for y in (query, keys))
+        weights = jax.nn.softmax(jnp.einsum("bqhd,bkhd->bhqk", q, k) / q.shape[-1] ** 0.5)
+
     Args:
       net: The net.
       what: Which layers: a pattern of paths, a class, an equal layer, or a function; or several of these. By default
@@ -60,6 +68,7 @@ def capture(net: Layer, what: What | tuple[What, ...] | list[What] = "**") -> Ca
       several times has its further outputs under "path@1", "path@2", ...; one that is not called has none.
 
     Raises:
+      TypeError: Something that is no net, or that layers are not spoken of by.
       ValueError: What speaks of no layer.
       RuntimeError: (when called) a layer in a raw JAX transform of a forward function, out of which an activation
         would leak.
@@ -73,7 +82,14 @@ def capture(net: Layer, what: What | tuple[What, ...] | list[What] = "**") -> Ca
       >>> {path: a.shape for path, a in activations.items()}
       {'dense_0': (5, 4), 'dense_1': (3, 5, 4), 'head': (5, 2)}
     """
-    several = tuple(what) if isinstance(what, tuple | list) else (what,)
+    check_net("capture(net, '**')", net)
+    several: tuple[Any, ...] = tuple(what) if isinstance(what, tuple | list) else (what,)
+    for one in several:
+        if not isinstance(one, str) and not callable(one):
+            raise TypeError(
+                f"capture takes what to keep as a pattern of paths, a class, a layer or a function, got {show(one)}: "
+                "parameters and inputs go to the function that it returns, capture(net)(params, x)"
+            )
     check_met(net, several)
     return Captured(net, several)
 

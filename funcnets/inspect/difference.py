@@ -13,6 +13,7 @@ from difflib import SequenceMatcher
 from typing import Any, Literal, NamedTuple
 
 from funcnets.compose import Composite
+from funcnets.inspect.calls import check_net
 from funcnets.layer import Layer
 from funcnets.rewrite.alignment import Match, Node, aligned, kind_of, own_settings
 from funcnets.shapes import ABSENT
@@ -108,6 +109,8 @@ def diff(net_a: Layer, net_b: Layer) -> Difference:
       >>> bool(fn.inspect.diff(net, net))
       False
     """
+    for net in (net_a, net_b):
+        check_net("diff(net_a, net_b)", net)
     return Difference(tuple(_changes(aligned(net_a, net_b))))
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from funcnets.inspect.calls import check_net, plan_of
 from funcnets.inspect.flow import traced
 from funcnets.inspect.rows import Row, rows_of
 from funcnets.inspect.tables import html_table, text_table
 from funcnets.layer import Layer
-from funcnets.shapes import show
+
+_FORM = "summary(net, x)"
 
 
 @dataclass(frozen=True, repr=False)
@@ -77,11 +79,10 @@ def summary(net: Layer, *sample: Any, depth: int | None = None, width: int | Non
       >>> table.totals.parameters, table.rows[0].flops
       (7946, 20480)
     """
-    if not isinstance(net, Layer):
-        raise TypeError(f"summary takes a net and its sample inputs, got {show(net)}: fn.Sequential(f) for a function")
+    check_net(_FORM, net)
     for name, held, least in (("depth", depth, 1), ("width", width, 20)):
         if held is not None and (type(held) is not int or held < least):
             raise ValueError(f"summary takes {name} as None or a whole number, at least {least}, got {held!r}")
-    plan, flow = net.plan(*sample, **kwargs), traced(net, sample, kwargs)
+    plan, flow = plan_of(_FORM, net, sample, kwargs), traced(net, sample, kwargs)
     totals, *rows = rows_of(plan, flow, depth)
     return Summary(tuple(rows) or (totals,), totals, width)

@@ -269,7 +269,7 @@ def drawing_height(drawing):
 
 
 def test_wrong_arguments():
-    with pytest.raises(TypeError, match=r"draw takes a layer and a sample.*draw\(net, x\)"):
+    with pytest.raises(TypeError, match=r"draw takes the net first, draw\(net, x\), got"):
         fn.draw({"kernel": X}, X)
     for depth in (-1, 1.0, True, "all"):
         with pytest.raises(ValueError, match="draw takes depth as a whole number"):

@@ -343,7 +343,7 @@ def test_depth_and_width_are_whole_numbers(wrong):
 
 def test_something_else_than_a_net_is_refused():
     for wrong in ("net", jnp.tanh, fn.Dense(3).init):
-        with pytest.raises(TypeError, match="summary takes a net and its sample inputs, got .* for a function"):
+        with pytest.raises(TypeError, match="summary takes the net first, .*, got .* a function becomes one"):
             fn.summary(wrong, X)
 
 

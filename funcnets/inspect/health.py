@@ -148,7 +148,7 @@ def check(
     outputs = [row for name in ordered for row in vitals_of("output", name, found[name], loops[_path(name)])]
     gradients: list[Vitals] = []
     if loss is not None:
-        still = {name: jax.tree.map(jnp.zeros_like, held) for name, held in found.items() if _is_floating(held)}
+        still = {name: jax.tree.map(jnp.zeros_like, held) for name, held in found.items() if _can_move(held)}
         of_params, moves = jax.jit(jax.grad(moved, argnums=(0, 1)))(params, still, arrays)
         for name in reversed([name for name in ordered if name in moves]):
             rows = vitals_of("gradient", name, moves[name], loops[_path(name)])
@@ -243,5 +243,6 @@ def _takers(net: Layer, loops: dict[str, int]) -> dict[str, str]:
     return found
 
 
-def _is_floating(tree: Tree) -> bool:
-    return all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(tree))
+def _can_move(tree: Tree) -> bool:
+    """Whether a gradient with respect to this output has numbers."""
+    return all(jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.size for leaf in jax.tree.leaves(tree))

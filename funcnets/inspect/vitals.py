@@ -62,7 +62,11 @@ class Vitals(NamedTuple):
     def trouble(self) -> str:
         """The fault in words, "" for none."""
         copy = f" in copy {', '.join(map(str, self.copy))}" if self.copy else ""
-        count = f", {self.not_finite:,} entries" if self.fault == "not finite" else ""
+        count = (
+            f", {self.not_finite:,} {'entry' if self.not_finite == 1 else 'entries'}"
+            if self.fault == "not finite"
+            else ""
+        )
         return f"{self.fault}{copy}{count}" if self.fault else ""
 
 

@@ -61,7 +61,7 @@ def test_the_copy_of_a_loop_that_is_at_fault(scan):
     params = fn.params.update(params, {"dense_0/kernel": params["dense_0"]["kernel"].at[3, 0, 0].set(jnp.nan)})
     health = fn.check(net, params, X)
     assert (health.first.kind, health.first.path, health.first.copy) == ("parameter", "dense_0/kernel", (3,))
-    assert str(health).splitlines()[-1] == "first fault: parameter dense_0/kernel: not finite in copy 3, 1 entries"
+    assert str(health).splitlines()[-1] == "first fault: parameter dense_0/kernel: not finite in copy 3, 1 entry"
     assert (health.outputs[0].path, health.outputs[0].copy) == ("dense_0", (3,))
 
 
@@ -90,9 +90,9 @@ def test_what_is_given_comes_first():
     health = fn.check(row, row.init(KEY, X), jnp.asarray(X).at[3, 2].set(jnp.nan), loss=jnp.sum)
     assert (health.first.label, health.outputs[0].fault) == ("input 0", "not finite")
     lines = str(health).splitlines()
-    assert lines[2].startswith("input 0 ") and lines[2].endswith("not finite, 1 entries; statistics of the others")
+    assert lines[2].startswith("input 0 ") and lines[2].endswith("not finite, 1 entry; statistics of the others")
     assert lines[3] == "outputs"
-    assert lines[-1] == "first fault: input 0: not finite, 1 entries"
+    assert lines[-1] == "first fault: input 0: not finite, 1 entry"
 
 
 def test_statistics_of_the_finite_entries_say_so():
@@ -166,6 +166,14 @@ def test_who_takes_an_output_is_told_of_rows_alone():
     twice = fn.Sequential(("a", fn.Dense(8)), jnp.sin, ("a", fn.Dense(8)), ("b", jnp.cos))
     takers = {row.path: row.taker for row in fn.check(twice, twice.init(KEY, X), X, loss=jnp.sum).gradients}
     assert (takers["a"], takers["a@1"], takers["sin_0"], takers[""]) == ("", "", "a", "the loss")
+
+
+def test_what_has_no_numbers_has_no_rows():
+    none = fn.Sequential(fn.Repeat(fn.Dense(8), 0), fn.Dense(2))
+    health = fn.check(none, none.init(KEY, X), X, loss=jnp.sum)
+    assert health.first is None
+    assert [row.path for row in health.outputs] == ["dense_1", ""]
+    assert fn.check(fn.Dense(2), fn.Dense(2).init(KEY, X), X[:0], loss=jnp.sum).outputs == ()
 
 
 def test_gradients_of_parameters_tell_the_copy():

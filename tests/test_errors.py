@@ -1286,8 +1286,8 @@ def params_to_summary():
 
 @mistake(
     TypeError,
-    where="^TypeError: draw takes inputs of the net",
-    takes=r"draw\(net, x\)",
+    where=r"in layer dense_0: Dense\(16\)",
+    takes=r"draw takes inputs of the net, draw\(net, x\)",
     got="got none",
     do=r"give a sample, an array or its jax\.ShapeDtypeStruct",
 )
@@ -1341,8 +1341,8 @@ def input_before_params_to_check():
 
 @mistake(
     TypeError,
-    where="^TypeError: check takes inputs of the net",
-    takes=r"check\(net, params, x\)",
+    where=r"in layer dense_0: Dense\(16\)",
+    takes=r"check takes inputs of the net, check\(net, params, x\)",
     got=r"got float32\[4,8\] and no inputs",
     do="give them last",
 )

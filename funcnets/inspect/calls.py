@@ -32,13 +32,13 @@ def plan_of(form: str, net: Any, sample: tuple[Any, ...], kwargs: dict[str, Any]
     check_net(form, net)
     try:
         return net.plan(*sample, **kwargs)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError) as error:
         given = (*sample, *kwargs.values())
         got = given if params is None else (params, *given)
         if not given:
             what = "none" if params is None else f"{show(params)} and no inputs"
             do = "give a sample, an array or its jax.ShapeDtypeStruct" if params is None else "give them last"
-            raise TypeError(f"{_name(form)} takes inputs of the net, {form}, got {what}: {do}") from None
+            error.add_note(f"{_name(form)} takes inputs of the net, {form}, got {what}: {do}")
         if any(_are_params(net, one) for one in given):
             do = "leave them out" if params is None else "they come right after the net"
             listed = ", ".join(map(show, got))

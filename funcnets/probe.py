@@ -32,7 +32,8 @@ class Seen(NamedTuple):
       path: The layer's path.
       layer: The layer.
       spoken: Whether the path speaks of this layer, and not of one that shares it.
-      call: How many calls there were at this address before; None for any.
+      call: How many calls there were at this address before; None for any; negative in a raw transform, which may run
+        its function more than once.
       numbers: The numbers of the copies of the loops around, outermost first.
       counts: How many copies each of these loops has.
     """
@@ -48,6 +49,9 @@ class Seen(NamedTuple):
     def address(self) -> str:
         """What the call is known by, apart from its number."""
         return self.path if self.spoken else f"{self.path}:{type(self.layer).__name__}"
+
+
+_UNCOUNTED = -(1 << 30)
 
 
 class Change(Protocol):
@@ -105,13 +109,12 @@ class Probe:
         """The output that goes on in the place of a layer's."""
         spoken = not scope.wrapped and spoken_in(scope.layer) is scope.layer
         seen = Seen(scope.path, scope.layer, spoken, None, self._numbers, self._counts)
-        call = self._notes.calls[seen.address]
+        here = self._notes.trace == now()
+        call = self._notes.calls[seen.address] if here else _UNCOUNTED
         seen = seen._replace(call=call)
         for change in self._changes:
             output = change(seen, output)
-        here = self._notes.trace == now()
-        if here or self._wanted is None:  # a raw transform may run its function more than once
-            self._notes.calls[seen.address] += 1
+        self._notes.calls[seen.address] += here
         if self._wanted is not None and self._wanted(seen):
             if here:
                 self._notes.found[seen.address if not call else f"{seen.address}@{call}"] = _arrays_of(output)

@@ -73,7 +73,7 @@ def _short(text: str) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Difference:
     """What two nets differ in: false if they are equal; printed, a line for each change.
 
@@ -85,6 +85,9 @@ class Difference:
 
     def __bool__(self) -> bool:
         return bool(self.rows)
+
+    def __repr__(self) -> str:
+        return str(self) or "no difference"
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.rows))

@@ -20,10 +20,11 @@ from funcnets.inspect.calls import plan_of
 from funcnets.inspect.editing import edit
 from funcnets.inspect.vitals import Kind, Vitals, is_finite, vitals_of
 from funcnets.layer import Layer, applied
+from funcnets.params.freezing import frozen
 from funcnets.places import Place, walk
 from funcnets.plan import Plan, Sample
 from funcnets.probe import Probe
-from funcnets.shapes import Tree, flat, is_array, join, show
+from funcnets.shapes import Tree, flat, is_array, join, show, within
 
 
 class Health(NamedTuple):
@@ -44,13 +45,19 @@ class Health(NamedTuple):
 
     @property
     def faults(self) -> tuple[Vitals, ...]:
-        """All rows with a fault, in order."""
-        return tuple(row for row in (*self.given, *self.outputs, *self.gradients) if row.fault)
+        """All rows with a fault, in the order in which the faults come about, of gradients from the loss on."""
+        outputs = sorted(self.outputs, key=lambda row: row.when)
+        moved = sorted((row for row in self.gradients if row.when), key=lambda row: row.when, reverse=True)
+        others = [row for row in self.gradients if not row.when]
+        return tuple(row for row in (*self.given, *outputs, *moved, *others) if row.fault)
 
     @property
     def first(self) -> Vitals | None:
         """The first row with a fault: where to look."""
         return next(iter(self.faults), None)
+
+    def __repr__(self) -> str:
+        return str(self)
 
     def __str__(self) -> str:
         table: list[tuple[str, ...]] = [("path", "array", *_STATISTICS, "fault")]
@@ -123,7 +130,7 @@ def check(
     """
     plan = plan_of("check(net, params, x)", net, inputs, kwargs, params)
     _check_loss(loss)
-    order = [call.path for call in plan.calls if jax.tree.leaves(call.inputs)]
+    order = _Order(net, plan)
     given, skipped, loops = Sample((inputs, kwargs)), set[str](), _loops(net)
 
     def passed(net: Layer, params: Tree, arrays: list[Any], probe: Probe | None) -> Any:
@@ -140,21 +147,28 @@ def check(
         edited = edit(net, moves, add=True) if moves else net
         return _scalar((loss or jnp.sum)(passed(edited, params, arrays, None)))
 
+    is_frozen = frozen(net)
     copies, takers = _copies(plan), {"": "the loss", **_takers(net, loops)}
     wrong = _not_finite(params, copies, (inputs, kwargs), state)
     arrays = [leaf for leaf in jax.tree.leaves((inputs, kwargs)) if is_array(leaf)]
-    found = {name: held for name, held in jax.jit(looked_at)(params, arrays).items() if _path(name) in order}
-    ordered = sorted(found, key=lambda name: (order.index(_path(name)), len(name), name))
-    outputs = [row for name in ordered for row in vitals_of("output", name, found[name], loops[_path(name)])]
+    found = {name: held for name, held in jax.jit(looked_at)(params, arrays).items() if _path(name) in order.calls}
+    ordered = sorted(found, key=order.position)
+    outputs = [
+        row._replace(when=order.when(name, row.copy))
+        for name in ordered
+        for row in vitals_of("output", name, found[name], loops[_path(name)])
+    ]
     gradients: list[Vitals] = []
     if loss is not None:
         still = {name: jax.tree.map(jnp.zeros_like, held) for name, held in found.items() if _can_move(held)}
         of_params, moves = jax.jit(jax.grad(moved, argnums=(0, 1)))(params, still, arrays)
         for name in reversed([name for name in ordered if name in moves]):
             rows = vitals_of("gradient", name, moves[name], loops[_path(name)])
-            gradients += [row._replace(taker=takers.get(_path(name), "")) for row in rows]
+            taker = takers.get(_path(name), "")
+            gradients += [row._replace(taker=taker, when=order.when(name, row.copy)) for row in rows]
         for path, array in flat(of_params):
-            gradients += vitals_of("gradient of parameter", path, array, copies.get(path, 0))
+            rows = vitals_of("gradient of parameter", path, array, copies.get(path, 0))
+            gradients += [row._replace(fault="") if row.fault == "zero" and is_frozen(path) else row for row in rows]
     return Health(wrong, tuple(outputs), tuple(gradients), tuple(sorted(skipped)))
 
 
@@ -214,6 +228,33 @@ def _copies(plan: Plan) -> dict[str, int]:
 def _path(name: str) -> str:
     """The path in a name as `capture` gives it."""
     return name.partition("@")[0]
+
+
+class _Order:
+    """The moments at which a net computes its outputs."""
+
+    def __init__(self, net: Layer, plan: Plan) -> None:
+        self.calls: dict[str, list[int]] = {}  # where in the plan the calls of a path end
+        for i, call in enumerate(plan.calls):
+            if jax.tree.leaves(call.inputs):
+                self.calls.setdefault(call.path, []).append(i)
+        self._loops = [place.path for place in walk(Place("", net)) if isinstance(place.layer, _Copies)]
+
+    def position(self, name: str) -> int:
+        """Where the call that `capture` gives this name ends."""
+        calls, call = self.calls[_path(name)], int(name.partition("@")[2] or 0)
+        return calls[min(call, len(calls) - 1)]
+
+    def when(self, name: str, copy: tuple[int, ...]) -> tuple[int, ...]:
+        """A moment: a copy of a loop comes after all that is in the copy before."""
+        path = _path(name)
+        begun = [self._begun(loop) for loop in self._loops if within(path, loop)]
+        numbers = copy or (0,) * len(begun)
+        return (*itertools.chain(*zip(begun, numbers, strict=True)), self.position(name))
+
+    def _begun(self, loop: str) -> int:
+        """Where the first call in a loop ends."""
+        return min(i for path, calls in self.calls.items() if within(path, loop) for i in calls)
 
 
 def _loops(net: Layer) -> dict[str, int]:

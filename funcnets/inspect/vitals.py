@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -31,11 +30,13 @@ class Vitals(NamedTuple):
       not_finite: How many entries are NaN or infinite.
       zeros: The share of entries that are 0.
       at_ends: The share of entries within 1 % of the range from its least or largest entry.
-      fault: "" or what is wrong: "not finite", "constant" (all entries are equal; of a gradient "zero"), "saturated"
-        (95 % of the entries lie at the two ends of the range: a tanh at ±1, a relu that is dead).
+      fault: "" or what is wrong: "not finite", "constant" (all entries are equal), "saturated" (95 % of the entries lie
+        at the two ends of the range, some at each: a tanh at ±1; or are 0 where others differ: a relu that is dead); of
+        a gradient "zero", in all of its copies.
       copy: The number of the first copy of a loop where that is so; () where there is no loop, or no fault.
       taker: Of a gradient with respect to an output, the layer that takes the output, and in which the gradient is
         computed, by its path: "the loss" for the net's output, "" where it is not known.
+      when: The moment at which the fault's copy of an output is computed, as numbers that compare.
     """
 
     kind: Kind
@@ -51,6 +52,7 @@ class Vitals(NamedTuple):
     fault: str
     copy: tuple[int, ...]
     taker: str = ""
+    when: tuple[int, ...] = ()
 
     @property
     def label(self) -> str:
@@ -83,17 +85,20 @@ def vitals_of(kind: Kind, name: str, tree: Tree, loops: int) -> tuple[Vitals, ..
       RuntimeError: Tracers, which have no numbers.
     """
     leaves = jax.tree.leaves_with_path(tree)
-    fault_of = _FAULTS.get(kind, _not_finite)
+    fault_of = _fault_of_output if kind == "output" else _not_finite
     rows: list[Vitals] = []
     for place, leaf in leaves:
         if not jnp.issubdtype(leaf.dtype, jnp.floating) or not leaf.size:
             continue
         numbers = _concrete(leaf)
-        whole, copies = _measured(numbers), np.ndindex(leaf.shape[:loops])
-        faults = ((fault_of(_measured(numbers[copy])), copy) for copy in copies)
+        whole, copies = _measured(numbers), list(np.ndindex(leaf.shape[:loops]))
+        backwards = kind.startswith("gradient")
+        faults = ((fault_of(_measured(numbers[copy])), copy) for copy in (copies[::-1] if backwards else copies))
         fault, copy = next(((fault, copy) for fault, copy in faults if fault), ("", ()))
+        if backwards and whole.min == whole.max == 0 and not fault:
+            fault = "zero"
         label = name if len(leaves) == 1 else f"{name}{jax.tree_util.keystr(place)}"
-        rows.append(Vitals(kind, label, show(leaf), *whole[:-1], fault, copy))
+        rows.append(Vitals(kind, label, show(leaf), *whole[:7], fault, copy))
     return tuple(rows)
 
 
@@ -126,6 +131,9 @@ class _Numbers(NamedTuple):
     zeros: float
     at_ends: float
     size: int
+    is_split: bool = False  # whether 5 % at least lie at each of the ends
+    is_binary: bool = False  # whether they are all 0 or 1, as a mask or a one-hot code
+    is_varied: bool = False  # whether those that are not 0 differ
 
 
 def _measured(numbers: Any) -> _Numbers:
@@ -134,9 +142,13 @@ def _measured(numbers: Any) -> _Numbers:
         return _Numbers(math.nan, math.nan, math.nan, math.nan, numbers.size, 0.0, 0.0, numbers.size)
     least, most = float(finite.min()), float(finite.max())
     near = _NEAR * (most - least)
-    at_ends = np.mean((finite <= least + near) | (finite >= most - near))
+    low, high = finite <= least + near, finite >= most - near
+    at_ends, is_split = np.mean(low | high), bool(min(np.mean(low), np.mean(high)) >= 1 - SATURATED)
+    others = finite[finite != 0]
+    is_varied, is_binary = bool((others != others[:1]).any()), bool((others == 1).all())
     mean, std, zeros = float(finite.mean()), float(finite.std()), float(np.mean(finite == 0))
-    return _Numbers(mean, std, least, most, numbers.size - finite.size, zeros, float(at_ends), numbers.size)
+    rest = numbers.size - finite.size, zeros, float(at_ends), numbers.size, is_split, is_binary, is_varied
+    return _Numbers(mean, std, least, most, *rest)
 
 
 def _not_finite(numbers: _Numbers) -> str:
@@ -148,18 +160,8 @@ def _fault_of_output(numbers: _Numbers) -> str:
         return "not finite"
     if numbers.size > 1 and numbers.min == numbers.max:
         return "constant"
-    # Of a few numbers, many are the least or the largest.
-    return "saturated" if numbers.size >= _FEW and numbers.at_ends >= SATURATED else ""
-
-
-def _fault_of_gradient(numbers: _Numbers) -> str:
-    if numbers.not_finite:
-        return "not finite"
-    return "zero" if numbers.min == numbers.max == 0 else ""
-
-
-_FAULTS: dict[Kind, Callable[[_Numbers], str]] = {
-    "output": _fault_of_output,
-    "gradient": _fault_of_gradient,
-    "gradient of parameter": _fault_of_gradient,
-}
+    if numbers.size < _FEW or numbers.is_binary:  # of a few numbers, many are the least or the largest
+        return ""
+    at_both = numbers.at_ends >= SATURATED and numbers.is_split
+    is_dead = numbers.zeros >= SATURATED and numbers.is_varied
+    return "saturated" if at_both or is_dead else ""

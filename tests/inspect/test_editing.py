@@ -266,9 +266,9 @@ def test_what_is_added_is_like_the_activation():
 
 def test_slips_are_answered():
     for wrong in (jnp.tanh, PARAMS, NET.apply):
-        with pytest.raises(TypeError, match="edit takes a net first, got "):
+        with pytest.raises(TypeError, match="edit takes the net first, "):
             fn.edit(wrong, {"head": 0.0})
-        with pytest.raises(TypeError, match="capture takes a net first, got "):
+        with pytest.raises(TypeError, match="capture takes the net first, "):
             fn.capture(wrong, "head")
     with pytest.raises(ValueError, match="capture takes what it speaks of, .* got none"):
         fn.capture(NET, [])

@@ -9,6 +9,7 @@ import pytest
 import funcnets as fn
 
 KEY = jax.random.key(0)
+floats = catalogue.floats
 X = catalogue.floats(32, 8)
 
 
@@ -181,7 +182,10 @@ def test_gradients_of_parameters_tell_the_copy():
     params = net.init(KEY, X)
     dead = fn.check(net, params, X, loss=lambda y: jnp.sum(y) * 0)
     row = next(row for row in dead.gradients if row.path == "kernel")
-    assert (row.label, row.trouble) == ("gradient of parameter kernel", "zero in copy 0")
+    assert (row.label, row.trouble) == ("gradient of parameter kernel", "zero")  # in all copies
+    lost = fn.check(fn.edit(net, {"": lambda y, i: jnp.where(i == 1, y * jnp.inf, y)}), params, X, loss=jnp.sum)
+    row = next(row for row in lost.gradients if row.path == "kernel")
+    assert row.trouble.startswith("not finite in copy ")
 
 
 @pytest.mark.parametrize(
@@ -251,3 +255,60 @@ def test_every_layer_can_be_checked(row):
     health = fn.check(row.layer, params, *row.sample, state=state)
     assert all(vitals.fault != "not finite" for vitals in health.outputs)
     assert health.outputs
+
+
+def test_the_first_fault_in_time():
+    """Of several faults, also of a layer that is called again, and of copies of a loop."""
+    twice = fn.Sequential(("d", fn.Dense(8)), ("log", jnp.log), ("d", fn.Dense(8)))
+    health = fn.check(twice, twice.init(KEY, X), X)
+    assert [row.path for row in health.faults] == ["log", "d@1", ""]
+    net = fn.Repeat(fn.Sequential(("a", fn.Dense(8)), ("b", fn.Dense(8))), 4)
+    params = net.init(KEY, X)
+    net2 = fn.edit(net, {"b": lambda y, i: jnp.where(i == 1, jnp.nan, y)})
+    first = fn.check(net2, params, X).first
+    assert (first.path, first.copy) == ("b", (1,))  # a is at fault in copy 2, which comes later
+    roots = fn.Sequential(fn.Dense(8), fn.Repeat(fn.Sequential(("square", jnp.square), ("root", jnp.sqrt)), 3))
+    zeroed = fn.edit(roots, {"dense_0": 0.0})
+    health = fn.check(zeroed, roots.init(KEY, X), X, loss=jnp.sum)
+    assert health.gradients
+    gradient = next(row for row in health.faults if row.kind == "gradient" and row.fault == "not finite")
+    assert (gradient.path, gradient.copy) == ("sequential_0/square", (2,))  # from the loss on, the last copy is first
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        np.where(np.arange(2000).reshape(20, 100) == 7, np.float32(3000), floats(20, 100)),  # one outlier
+        np.eye(10, dtype=np.float32)[np.arange(50) % 10],  # a one-hot code
+        np.asarray(jax.nn.softmax(20 * floats(8, 1000))),  # confident
+    ],
+)
+def test_healthy_outputs_have_no_fault(x):
+    assert fn.check(fn.Identity(), {}, x).first is None
+
+
+def test_gradients_that_are_zero_for_a_reason_are_no_fault():
+    xs = floats(2, 6, 4)
+    lstm = fn.Sequential(fn.Scan(fn.LSTMCell(8)), fn.Dense(2))
+    assert fn.check(lstm, lstm.init(KEY, xs), xs, loss=lambda y: (y**2).sum()).first is None
+    net = fn.Sequential(fn.Freeze(fn.Dense(8)), fn.Dense(2))
+    assert fn.check(net, net.init(KEY, X), X, loss=lambda y: (y**2).sum()).first is None
+
+
+def test_a_layer_in_and_outside_a_raw_transform():
+    @fn.compose(dense=fn.Dense(8))
+    def net(m, x):
+        return jax.lax.fori_loop(0, 3, lambda _, h: jnp.tanh(m.dense(h)), m.dense(x))
+
+    params = net.init(KEY, X)
+    health = fn.check(net, params, X, loss=jnp.sum)
+    assert health.unseen == ("dense",)
+    row = next(row for row in health.gradients if row.path == "dense")
+
+    def by_hand(h):
+        for _ in range(3):
+            h = jnp.tanh(net["dense"].apply(params["dense"], h))
+        return h.sum()
+
+    gradient = jax.grad(by_hand)(net["dense"].apply(params["dense"], X))
+    np.testing.assert_allclose(row.mean, gradient.mean(), rtol=1e-4)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, overload
 
 import jax
 import jax.numpy as jnp
@@ -26,9 +26,11 @@ from funcnets.compose import Composite, Wrapper
 from funcnets.initializers import Zeros
 from funcnets.layer import Layer
 from funcnets.leaves import Param
-from funcnets.places import Place, find, rebuilt, replace, walk
+from funcnets.places import Place, rebuilt, walk
+from funcnets.plan import Plan
 from funcnets.random import Request, as_key, draw, made, path_key
 from funcnets.record import Arrays, Declaration, Kind, Steps
+from funcnets.rules import matches
 from funcnets.shapes import (
     ABSENT,
     Tree,
@@ -41,10 +43,12 @@ from funcnets.shapes import (
     near,
     show,
     with_entry,
+    within,
     without_entry,
 )
 from funcnets.signatures import wants_of
 from funcnets.values import call_code, code
+from funcnets.wrappers import Freeze
 
 
 class Parametrization(Layer):
@@ -377,17 +381,31 @@ def parametrize(net: Layer, by: Mapping[Any, Parametrization], *sample: Any, **k
     return rebuilt(Place("", net), change)
 
 
-def bake(net: Layer, params: Tree, *sample: Any, state: Tree = None, **kwargs: Any) -> Any:
+@overload
+def bake(net: Layer, params: Tree, *sample: Any, state: None = None, **kwargs: Any) -> tuple[Layer, Tree]: ...
+@overload
+def bake(
+    net: Layer, params: Tree, *sample: Any, state: Mapping[str, Any], **kwargs: Any
+) -> tuple[Layer, Tree, Tree]: ...
+
+
+def bake(
+    net: Layer, params: Tree, *sample: Any, state: Tree = None, **kwargs: Any
+) -> tuple[Layer, Tree] | tuple[Layer, Tree, Tree]:
     """The net without its parametrisations, and its parameters as they were computed last.
 
     Args:
-      net: The net.
+      net: The net. One that `fn.rewrite.lora` has adapted is no longer frozen by it.
       params: Its parameters.
-      *sample: Inputs of the net, or their specs.
+      *sample: Inputs of the net, or their specs, that meet all that is parametrised.
       state: Its state; needed if a parametrisation has one.
 
     Returns:
       (net, params); with a state given (net, params, state). In evaluation the new net computes what the old one does.
+
+    Raises:
+      ValueError: Parameters that are not the net's, or of a layer that the sample does not meet; a state that is
+        needed; a `Freeze` whose `but` speaks of arrays that are held in a parameter's place.
 
     Example:
       >>> net, x = fn.Parametrized(fn.Dense(3), kernel=fn.WeightNorm()), jnp.ones((2, 4))
@@ -395,11 +413,58 @@ def bake(net: Layer, params: Tree, *sample: Any, state: Tree = None, **kwargs: A
       >>> plain, params["kernel"].shape
       (Dense(3), (4, 3))
     """
-    plan = net.plan(*sample, **kwargs)
+    plain, params, left = baked(Parametrization, net.plan(*sample, **kwargs), params, state)
+    return (plain, params) if state is None else (plain, params, left)
+
+
+def baked(kind: type[Parametrization], plan: Plan, params: Tree, state: Tree) -> tuple[Layer, Tree, Tree]:
+    """A plan's net without the parametrisations of a kind, its parameters as they were computed last, and its state."""
+    met: set[str] = set()
     for path, one in plan.declared["params"].items():
-        if not isinstance(one.what, Decomposed):
+        if not isinstance(one.what, Decomposed) or not isinstance(one.what.how, kind):
             continue
         params = with_entry(params, path, one.what.computed(path, params, state, one.copies))
         state = without_entry(state, path) if one.what.has_state else state
-    plain = replace(net, {Parametrized: lambda layer: layer._entries()[0][1]}) if find(net, Parametrized) else net
-    return (plain, params) if state is None else (plain, params, state)
+        met.add(path)
+    net = Place("", plan.layer)
+    _check_met(net, kind, met, params)
+    held = [path for path, _ in flat(plan.params)]
+    left = [path for path in held if not any(within(path, one) for one in met)]
+
+    def change(place: Place, layer: Layer) -> Layer:
+        if isinstance(layer, Parametrized):
+            others = {name: how for name, how in layer.by if not isinstance(how, kind)}
+            return layer if len(others) == len(layer.by) else Parametrized(layer.body, others) if others else layer.body
+        new = layer._baked() if isinstance(layer, Freeze) else layer
+        if isinstance(new, Freeze):
+            _check_but(new, place.path, held, [*left, *met])
+        return new
+
+    return rebuilt(net, change), params, state
+
+
+def _check_met(net: Place, kind: type[Parametrization], met: set[str], params: Tree) -> None:
+    """Raises for parameters of a parametrised layer that the plan did not meet: their shapes are not known."""
+    for place in walk(net):
+        for name, how in place.layer.by if isinstance(place.layer, Parametrized) else ():
+            path = join(place.path, name)
+            if isinstance(how, kind) and path not in met and entry(params, path) is not ABSENT:
+                raise ValueError(
+                    f"{path}: the sample does not meet {describe(place.layer)}, whose parameters are given, "
+                    f"{show(entry(params, path))}: give a sample that the layer is called for, one that its parameters "
+                    "were made with. Where no sample meets all layers, bake such a layer by itself, with its own inputs"
+                )
+
+
+def _check_but(freeze: Freeze, root: str, before: list[str], after: list[str]) -> None:
+    """Raises for a pattern that speaks of nothing but what a parametrisation held."""
+    inside = [[below(path, root) for path in paths if within(path, root)] for paths in (before, after)]
+    for pattern in freeze.but:
+        found, left = ([path for path in paths if matches(pattern, path)] for paths in inside)
+        if found and not left:
+            whole = next(path for path in inside[1] if within(found[0], path))
+            raise ValueError(
+                f"{root or 'the net'}: but={pattern!r} of {describe(freeze)} speaks of {found[0]!r}, which is baked "
+                f"into {whole!r}. Say first whether all of that learns: but={f'{whole}/**' if whole else '**'!r} if "
+                "so, or else leave the pattern out"
+            )

@@ -251,3 +251,20 @@ def test_what_cannot_be_baked():
     plain = fn.Dense(3)
     params = plain.init(KEY, X)
     assert fn.bake(plain, params, X) == (plain, params)
+
+
+def test_what_a_freeze_says_of_what_is_baked_in():
+    normed = fn.Parametrized(fn.Dense(3), kernel=fn.WeightNorm())
+    net = fn.Sequential(("it", fn.Freeze(normed, but=("kernel/scale", "bias"))))
+    params = net.init(KEY, X)
+    with pytest.raises(ValueError, match=r"it: but='kernel/scale' of Freeze.* into 'kernel'.* but='kernel/\*\*' if so"):
+        fn.bake(net, params, X)
+    for but in ("kernel/**", "bias", "**", ()):  # as the message says
+        said = fn.rewrite.replace(net, {"it": {"but": but}})
+        plain, baked = fn.bake(said, params, X)
+        assert plain == fn.Sequential(("it", fn.Freeze(fn.Dense(3), but=but)))
+        np.testing.assert_allclose(plain.apply(baked, X), net.apply(params, X), rtol=1e-5, atol=1e-6)
+        assert plain.plan(X).params == fn.Sequential(("it", fn.Dense(3))).plan(X).params
+    array = fn.Freeze(fn.Parametrized(fn.Param((3,), fn.initializers.Ones()), {"": fn.WeightNorm()}), but="scale")
+    with pytest.raises(ValueError, match=r"the net: but='scale' .* but='\*\*' if so"):
+        fn.bake(array, array.init(KEY))

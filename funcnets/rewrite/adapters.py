@@ -16,9 +16,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from funcnets.layer import Layer
-from funcnets.parametrization import Decomposed, Parametrization, Parametrized, parametrize
+from funcnets.parametrization import Decomposed, Parametrized, baked, parametrize
 from funcnets.parametrizations import LoRA
 from funcnets.places import Place, rebuilt, walk
+from funcnets.plan import fault_rows
 from funcnets.rules import chosen
 from funcnets.shapes import Tree, differences, entry, flat, join, misfit_error, nested, show, with_entry
 from funcnets.wrappers import Freeze
@@ -48,6 +49,11 @@ class Adapted(Freeze):
     def holds(self, path: str) -> bool:
         return path not in self._adapters and super().holds(path)
 
+    def _baked(self) -> Layer:
+        if self._adapters:
+            return self
+        return Freeze(self.body, self.but) if self.was_frozen else self._entries()[0][1]
+
     @functools.cached_property
     def _adapters(self) -> frozenset[str]:
         """The paths of all that its LoRAs learn."""
@@ -73,7 +79,8 @@ def lora(
 
     A gradient, an optimiser's memory and weight decay touch the adapters alone, the arrays `down` and `up` of each
     parameter (`fn.params.frozen`). With more patterns it may be called again: all adapters learn. To train a new head
-    too, `dataclasses.replace(adapted, but="head/**")`.
+    too, `dataclasses.replace(adapted, but="head/**")`; where the net as a whole is a `Freeze` already, what its `but`
+    names goes on learning. A parameter that the sample does not meet is left as it is.
 
     Args:
       net: The net.
@@ -103,7 +110,7 @@ def lora(
       'head/kernel/down': (8, 4), 'head/kernel/up': (4, 3)}
     """
     before = net.plan(*sample, **kwargs)
-    rows = differences(before.params, params)
+    rows = fault_rows(net, "params", differences(before.params, params), params)
     if rows:
         raise misfit_error(rows)
     by = {pattern: _as_lora(pattern, how) for pattern, how in rules.items()}
@@ -135,7 +142,8 @@ def _adapted(net: Layer) -> Layer:
         return inner if inner._adapters else new
 
     new = rebuilt(Place("", net), change)
-    return new if isinstance(new, Adapted) and not new.was_frozen else Adapted(new)
+    whole = any(isinstance(place.layer, Adapted) and not place.path for place in walk(Place("", new)))
+    return new if whole else Adapted(new)
 
 
 def merge_lora(net: Layer, params: Tree, *sample: Any, **kwargs: Any) -> tuple[Layer, Tree]:
@@ -147,7 +155,7 @@ def merge_lora(net: Layer, params: Tree, *sample: Any, **kwargs: Any) -> tuple[L
     Args:
       net: The adapted net.
       params: Its parameters.
-      *sample: Inputs of the net, or their specs.
+      *sample: Inputs of the net, or their specs, that meet all that is adapted.
 
     Returns:
       (net, params). Other parametrisations and Freezes stay. A net that made its layers itself and was given others to
@@ -155,7 +163,7 @@ def merge_lora(net: Layer, params: Tree, *sample: Any, **kwargs: Any) -> tuple[L
       the same by default comes back as that default.
 
     Raises:
-      ValueError: Parameters that are not the net's.
+      ValueError: Parameters that are not the net's, or of an adapted layer that the sample does not meet.
 
     Example:
       >>> net, x = fn.Sequential(fn.Dense(4), jnp.tanh), jnp.ones((1, 3))
@@ -165,17 +173,5 @@ def merge_lora(net: Layer, params: Tree, *sample: Any, **kwargs: Any) -> tuple[L
       >>> plain == net, merged["dense_0"]["kernel"].shape
       (True, (3, 4))
     """
-    for path, one in net.plan(*sample, **kwargs).declared["params"].items():
-        if isinstance(one.what, Decomposed) and isinstance(one.what.how, LoRA):
-            params = with_entry(params, path, one.what.computed(path, params, None, one.copies))
-    return rebuilt(Place("", net), lambda place, layer: _without_lora(layer)), params
-
-
-def _without_lora(layer: Layer) -> Layer:
-    if isinstance(layer, Adapted):
-        return Freeze(layer.body, layer.but) if layer.was_frozen else layer._entries()[0][1]
-    if isinstance(layer, Parametrized):
-        others: dict[str, Parametrization] = {name: how for name, how in layer.by if not isinstance(how, LoRA)}
-        if len(others) < len(layer.by):
-            return Parametrized(layer.body, others) if others else layer.body
-    return layer
+    plain, params, _ = baked(LoRA, net.plan(*sample, **kwargs), params, None)
+    return plain, params

@@ -29,8 +29,8 @@ from funcnets.leaves import Param
 from funcnets.places import Place, rebuilt, walk
 from funcnets.plan import Plan
 from funcnets.random import Request, as_key, draw, made, path_key
-from funcnets.record import Arrays, Declaration, Kind, Steps
-from funcnets.rules import matches
+from funcnets.record import Arrays, Declaration, Declared, Kind, Steps
+from funcnets.rules import chosen, matches
 from funcnets.shapes import (
     ABSENT,
     Tree,
@@ -48,7 +48,7 @@ from funcnets.shapes import (
 )
 from funcnets.signatures import wants_of
 from funcnets.values import call_code, code
-from funcnets.wrappers import Freeze
+from funcnets.wrappers import Freeze, Tied
 
 
 class Parametrization(Layer):
@@ -343,12 +343,12 @@ def parametrize(net: Layer, by: Mapping[Any, Parametrization], *sample: Any, **k
 
     Args:
       net: The net.
-      by: From patterns of parameter paths, such as "**/kernel", to parametrisations; a layer class stands for all
-        arrays of its layers, `fn.params.of(net, fn.Dense, "kernel")` for some.
+      by: From patterns of parameter paths, such as "**/kernel", to parametrisations; a layer class stands for the
+        kernels of its layers, the parameters with two axes or more, `fn.params.of(net, fn.Dense, "bias")` for others.
       *sample: Inputs of the net, or their specs, by which it is known which parameters there are.
 
     Raises:
-      ValueError: A pattern that matches no parameter.
+      ValueError: A pattern that matches no parameter, or one that others are tied to by `fn.tie`.
 
     Example:
       >>> net = fn.Sequential(fn.Dense(8), jax.nn.relu, ("head", fn.Dense(2)))
@@ -356,9 +356,8 @@ def parametrize(net: Layer, by: Mapping[Any, Parametrization], *sample: Any, **k
       Parametrized(Dense(2), kernel=WeightNorm())
     """
     plan = net.plan(*sample, **kwargs)
-    from funcnets.params.patterns import by_rules  # not needed before: the import of the package stays short
-
-    found = by_rules(plan.declared["params"], by, net)
+    found = _by_rules(net, plan, by)
+    _check_tied(net, found)
     places: dict[str, dict[str, Parametrization]] = {}
     for path, how in found.items():
         owner = plan.owners["params"][path]
@@ -379,6 +378,56 @@ def parametrize(net: Layer, by: Mapping[Any, Parametrization], *sample: Any, **k
         return new if named is None else Parametrized(new, named)
 
     return rebuilt(Place("", net), change)
+
+
+def _check_tied(net: Layer, found: Mapping[str, Parametrization]) -> None:
+    """Raises for the source of a tie, which its reader sees as it is held."""
+    for place in walk(Place("", net)):
+        if isinstance(place.layer, Tied):
+            source, target = join(place.path, place.layer.to), join(place.path, place.layer.target)
+            if source in found:
+                raise ValueError(
+                    f"{source}: {target!r} is tied to it by fn.tie, and reads one array, not those that "
+                    f"{found[source]!r} holds. Leave it out, with patterns of the others or the function lambda path: "
+                    f"path != {source!r} and ...; or untie the two, with the net without tie and the parameters with "
+                    f"an entry {target!r} of its own"
+                )
+
+
+def _by_rules(net: Layer, plan: Plan, rules: Mapping[Any, Parametrization]) -> dict[str, Parametrization]:
+    """The parametrisation that rules give each parameter that they speak of; a class speaks of kernels alone."""
+    from funcnets.params.patterns import check_pattern, roots  # the import of the package stays short
+
+    if not isinstance(rules, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(
+            f"parametrize takes a mapping from patterns to parametrisations, got {show(rules)}: "
+            "{'**/kernel': fn.WeightNorm()}"
+        )
+    single: dict[Any, Parametrization] = {}
+    for patterns, how in rules.items():
+        for pattern in patterns if isinstance(patterns, tuple) else (patterns,):
+            check_pattern(pattern, net)
+            single.setdefault(pattern, how)
+    places = {kind: roots(net, kind) for kind in single if isinstance(kind, type)}
+    declared = {path: _parameter(one) for path, one in plan.declared["params"].items()}
+
+    def fits(pattern: Any, path: str) -> bool:
+        if isinstance(pattern, type):
+            return len(getattr(declared[path], "shape", ())) > 1 and any(within(path, at) for at in places[pattern])
+        return matches(pattern, path)
+
+    for pattern in places:
+        if not any(fits(pattern, path) for path in declared):
+            raise ValueError(
+                f"the class {code(pattern)} stands for the kernels of its layers, the parameters with two axes or "
+                f"more, and these have none: fn.params.of(net, {code(pattern)}) stands for all their parameters"
+            )
+    return chosen(single, declared, "parameter", fits)
+
+
+def _parameter(one: Declared) -> Tree:
+    """The spec of one copy of a declared parameter, whatever is held in its place."""
+    return one.what.what.shapes if isinstance(one.what, Decomposed) else one.what.shapes
 
 
 @overload

@@ -84,7 +84,8 @@ def lora(
 
     Args:
       net: The net.
-      rules: From patterns of parameter paths, such as "**/kernel", to ranks or `fn.LoRA`s.
+      rules: From patterns of parameter paths, such as "**/kernel", to ranks or `fn.LoRA`s; a layer class stands for
+        the kernels of its layers, {fn.Dense: 4}. What others are tied to by `fn.tie` or by name takes none.
       params: Its parameters, of which the new ones are made; a step that reuses the buffers of these consumes both.
       key: From which each `down` is drawn, by its path.
       *sample: Inputs of the net, or their specs.
@@ -93,8 +94,8 @@ def lora(
       (net, params). Under `jax.eval_shape` the net and the shapes, as a checkpoint to be restored asks for.
 
     Raises:
-      ValueError: A pattern that matches no parameter, or one that is no kernel or has a parametrisation already;
-        parameters that are not the net's.
+      ValueError: A pattern that matches no parameter, or one that is no kernel, has a parametrisation already or has
+        others tied to it; parameters that are not the net's.
       TypeError: A rule that is neither a rank nor a LoRA.
 
     Source: Hu et al. 2021, LoRA: low-rank adaptation of large language models. In the PEFT library an adapter stands

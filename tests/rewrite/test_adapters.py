@@ -361,3 +361,27 @@ def test_what_cannot_be():
         merge_lora(adapted, params, X)
     with pytest.raises(ValueError, match="embed: Embedding.* and Unembed.* share these parameters by name"):
         lora(GPT, {"embed/table": 2}, GPT.init(KEY, TOKENS), NEW, TOKENS)
+
+
+def test_a_layer_class_as_a_rule():
+    net = fn.Sequential(("embed", fn.Embedding(7, 8)), fn.Dense(4), fn.LayerNorm(), ("head", fn.Dense(3)))
+    params = net.init(KEY, TOKENS)
+    adapted, new = lora(net, {fn.Dense: 4}, params, NEW, TOKENS)
+    again, same = lora(net, {"*/kernel": 4}, params, NEW, TOKENS)
+    assert adapted == again
+    same_bits(new, same)
+    assert {path.split("/")[0] for path in learned(adapted, new)} == {"dense_0", "head"}
+
+
+def test_a_tied_net():
+    net = fn.tie(fn.Sequential(("a", fn.Dense(4)), ("b", fn.Dense(4)), ("c", fn.Dense(4))), "b/kernel", to="a/kernel")
+    params = net.init(KEY, X)
+    with pytest.raises(ValueError, match="a/kernel: 'b/kernel' is tied to it by fn.tie.* or untie the two"):
+        lora(net, {"**/kernel": 2}, params, NEW, X)
+    adapted, new = lora(net, {"c/kernel": 2}, params, NEW, X)
+    assert learned(adapted, new) == ["c/kernel/down", "c/kernel/up"]
+    assert merge_lora(adapted, new, X)[0] == net
+    untied = {**params, "b": {**params["b"], "kernel": params["a"]["kernel"]}}  # as the message says
+    adapted, new = lora(net.body, {"**/kernel": 2}, untied, NEW, X)
+    assert len(learned(adapted, new)) == 6
+    same_bits(adapted.apply(new, X), net.apply(params, X))

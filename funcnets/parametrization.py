@@ -16,7 +16,7 @@ The usual ones are in `funcnets.parametrizations`.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, overload
 
 import jax
@@ -31,6 +31,7 @@ from funcnets.plan import Plan
 from funcnets.random import Request, as_key, draw, made, path_key
 from funcnets.record import Arrays, Declaration, Declared, Kind, Steps
 from funcnets.rules import chosen, matches
+from funcnets.scope import explain
 from funcnets.shapes import (
     ABSENT,
     Tree,
@@ -200,10 +201,20 @@ class Parametrized(Wrapper):
     def outline(self, m: Any, *inputs: Any, **kwargs: Any) -> Any:
         targets = self._targets(inputs, kwargs)
         for name, how in self.by:
-            wanted, got = targets[name], how.plan(targets[name]).output
+            wanted, path = targets[name], join(m._scope.path, name)
+            try:
+                how._declares("params", (wanted,), {})
+                states = how._declares("states", (wanted,), {})
+            except Exception as error:  # before its own plan, which does not know where it stands
+                explain(error, path, how, (wanted,), {}, ", while shapes are planned")
+                raise
+            try:
+                got = how.plan(wanted).output
+            except Exception as error:
+                error.add_note(f"for the parameter {path or '(the net itself)'} of {describe(self.body)}")
+                raise
             if getattr(got, "shape", None) != wanted.shape:
                 raise ValueError(f"{how!r} gives {show(got)} for the parameter {name!r}, which is {show(wanted)}")
-            states = how._declares("states", (wanted,), {})
             if states:
                 m._scope.beside(name, how, ABSENT).own_state(states)
         return m.body(*inputs, **kwargs)
@@ -227,13 +238,7 @@ class Parametrized(Wrapper):
             return arrays
         by, lifted = dict(self.by), dict(arrays)
         for path in by.keys() & arrays.keys():
-            whole = arrays[path].what
-            lifted[path] = arrays[path]._replace(what=Decomposed(whole, by[path]))
-            try:
-                lifted[path].shapes  # noqa: B018  raises for what cannot be taken apart
-            except Exception as error:
-                error.add_note(f"while {by[path]!r} takes the parameter {path!r} apart, {show(whole.shapes)}")
-                raise
+            lifted[path] = arrays[path]._replace(what=Decomposed(arrays[path].what, by[path]))
         return lifted
 
     def _strangers(self, kind: Kind, tree: Tree, path: str) -> Iterator[str]:
@@ -284,13 +289,7 @@ class Decomposed(Declaration):
           key: The key of the whole net, from which the steps lead to that of each copy.
           steps: As in `request`, whose draw is taken apart likewise.
         """
-        words = draw(key, [Request(steps, make=jax.random.key_data)])[0]
-        kind = jax.random.key_impl(as_key(key))
-
-        def one(each: tuple[jax.Array, jax.Array]) -> Tree:
-            return self._one(each[0], jax.random.wrap_key_data(each[1], impl=kind))
-
-        return _each(one, words.ndim - 1, (w, words))
+        return _apart([(self, w, steps)], key)[0]
 
     def _one(self, w: Any, key: jax.Array) -> Tree:
         return self.how._decomposed(w, path_key(key, "decompose"))
@@ -323,6 +322,28 @@ class Decomposed(Declaration):
     def request(self, steps: Steps) -> Request:
         whole = self.what.request(steps)
         return Request(steps, make=lambda key: self._one(made(whole, key), key))
+
+
+def taken_apart(declared: Mapping[str, Declared], params: Tree, key: Any) -> Tree:
+    """Parameters with what is held in the place of some, whose declarations are given by path."""
+    several = [(one.what, entry(params, path), one.steps) for path, one in declared.items()]
+    for path, held in zip(declared, _apart(several, key), strict=True):
+        params = with_entry(params, path, held)
+    return params
+
+
+def _apart(several: Sequence[tuple[Any, jax.Array, Steps]], key: Any) -> list[Tree]:
+    """What is held for each (declaration, value, steps); all keys are found at once."""
+    kind = jax.random.key_impl(as_key(key))
+
+    def one(what: Decomposed, w: jax.Array, words: jax.Array) -> Tree:
+        def each(copy: tuple[jax.Array, jax.Array]) -> Tree:
+            return what._one(copy[0], jax.random.wrap_key_data(copy[1], impl=kind))
+
+        return _each(each, words.ndim - 1, (w, words))
+
+    drawn = draw(key, [Request(steps, make=jax.random.key_data) for _, _, steps in several])
+    return [one(what, w, words) for (what, w, _), words in zip(several, drawn, strict=True)]
 
 
 # Compiled, as a pass that computes it usually is, which rounds otherwise than step by step.

@@ -235,6 +235,30 @@ def test_parametrisations_that_cannot_be():
         fn.parametrize(shared, {"embed/table": fn.WeightNorm()}, jnp.zeros((2, 4), int))
 
 
+class Failing(fn.Parametrization):
+    def decompose(self, w):
+        return {"w": w}
+
+    def forward(self, p, w):
+        raise ValueError("no")
+
+
+def test_errors_name_the_parameter():
+    for by, error, note in (
+        (
+            {"**/layer_norm_0/bias": fn.Orthogonal()},
+            "two axes or more",
+            "in layer sequential_0/layer_norm_0/bias:",
+        ),
+        ({"head/bias": fn.SpectralNorm(axis=1)}, "that has an axis 1", "in layer head/bias: SpectralNorm(axis=1)"),
+        ({"head/bias": Nested()}, "takes a parameter apart into a dict", "in layer head/bias: Nested()"),
+        ({"head/bias": Failing()}, "no", "for the parameter head/bias of Dense(2)"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=error) as raised:
+            fn.parametrize(NET, by, X).plan(X)
+        assert any(one.startswith(note) for one in raised.value.__notes__), raised.value.__notes__
+
+
 def test_what_cannot_be_baked():
     net = fn.Sequential(("it", fn.Parametrized(fn.Dense(4), kernel=fn.SpectralNorm())))
     params, state = net.init(KEY, X), net.init_state(X)

@@ -16,12 +16,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from funcnets.layer import Layer
-from funcnets.parametrization import Decomposed, Parametrized, baked, parametrize
+from funcnets.parametrization import Decomposed, Parametrized, baked, parametrize, taken_apart
 from funcnets.parametrizations import LoRA
 from funcnets.places import Place, rebuilt, walk
 from funcnets.plan import fault_rows
 from funcnets.rules import chosen
-from funcnets.shapes import Tree, differences, entry, flat, join, misfit_error, nested, show, with_entry
+from funcnets.shapes import Tree, differences, flat, join, misfit_error, nested, show
 from funcnets.wrappers import Freeze
 
 
@@ -116,10 +116,13 @@ def lora(
         raise misfit_error(rows)
     by = {pattern: _as_lora(pattern, how) for pattern, how in rules.items()}
     adapted = _adapted(parametrize(net, by, *sample, **kwargs))
-    for path, one in adapted.plan(*sample, **kwargs).declared["params"].items():
-        if isinstance(one.what, Decomposed) and not isinstance(before.declared["params"][path].what, Decomposed):
-            params = with_entry(params, path, one.what.taken_apart(entry(params, path), key, one.steps))
-    return adapted, params
+    old = before.declared["params"]
+    new = {
+        path: one
+        for path, one in adapted.plan(*sample, **kwargs).declared["params"].items()
+        if isinstance(one.what, Decomposed) and not isinstance(old[path].what, Decomposed)
+    }
+    return adapted, taken_apart(new, params, key)
 
 
 def _as_lora(pattern: Any, how: Any) -> LoRA:

@@ -148,13 +148,14 @@ class Bound:
         *,
         once: bool = False,
         index: Any = None,
+        count: int = 1,
     ) -> tuple[Any, Carried]:
         """Output, and what is carried out beside it, as a function of all they depend on. In a loop, `index` is the
-        number of the copy.
+        number of the copy, of `count`.
         """
-        probe = None if self._scope.probe is None else self._scope.probe.inside(index)
+        probe = None if self._scope.probe is None else self._scope.probe.inside(index, count)
         output, new = self._scope.run_with(inputs, kwargs, Explicit(params, state, key, once=once, probe=probe))
-        return output, Carried(new, {} if probe is None else probe.found)
+        return output, Carried(new, {} if probe is None else probe.hand_out())
 
     @property
     def _counted(self) -> bool:

@@ -22,7 +22,7 @@ from funcnets.leaves import as_layer
 from funcnets.record import Kind
 from funcnets.scope import Keys, Misfit
 from funcnets.shapes import Tree, describe, show, specs
-from funcnets.values import code
+from funcnets.values import Argument
 
 Child = Layer | Callable[..., Any] | tuple[str, Layer | Callable[..., Any]]
 """What a combinator takes: a layer, a function, or either with a name, ("head", Dense(10))."""
@@ -54,8 +54,8 @@ class _Row(Composite):
     def __init__(self, *children: Child, layers: Iterable[Child] = ()) -> None:
         self._fill(layers=check_children(type(self).__name__, (*children, *layers)))
 
-    def _arguments(self) -> list[str]:
-        return [code(layer) for layer in self.layers]
+    def _arguments(self) -> list[Argument]:
+        return [Argument(layer, place=f"[{i}]") for i, layer in enumerate(self.layers)]
 
     def __len__(self) -> int:
         return len(self.layers)
@@ -251,8 +251,8 @@ class Parallel(_Row):
     def forward(self, m: Any, *inputs: Any, **kwargs: Any) -> Any:
         return merged(m, [branch(*inputs, **kwargs) for branch in m.layers])
 
-    def _arguments(self) -> list[str]:
-        return super()._arguments() + ([] if self.merge == "concat" else [f"merge={code(self.merge)}"])
+    def _arguments(self) -> list[Argument]:
+        return super()._arguments() + ([] if self.merge == "concat" else [Argument(self.merge, "merge", ".merge")])
 
 
 def check_merge(layer: Any) -> None:
@@ -373,7 +373,9 @@ class Repeat(_Copies):
 
         def copy(x: Any, each: tuple[Any, Tree, Tree]) -> tuple[Any, Carried]:
             i, one, state = each
-            y, carried = m.body._pure((x, *others), kwargs, params if self.shared else one, state, keys(i), index=i)
+            y, carried = m.body._pure(
+                (x, *others), kwargs, params if self.shared else one, state, keys(i), index=i, count=self.n
+            )
             return self._kept(x, y), carried
 
         numbers = jnp.arange(self.n) if m.body._counted else None
@@ -439,7 +441,7 @@ class Ensemble(_Copies):
         _check_stacked(self, m._scope.place, self.n, params, state)
 
         def member(i: Any, params: Tree, state: Tree) -> tuple[Any, Carried]:
-            return m.layer._pure(inputs, kwargs, params, state, keys(i), index=i)
+            return m.layer._pure(inputs, kwargs, params, state, keys(i), index=i, count=self.n)
 
         numbers = jnp.arange(self.n) if m.layer._counted else None
         y, carried = jax.vmap(member, axis_size=self.n)(numbers, params, state)

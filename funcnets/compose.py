@@ -35,7 +35,7 @@ from funcnets.record import Arrays, Kind
 from funcnets.scope import Scope
 from funcnets.shapes import Tree, check_name, describe, join, near, show
 from funcnets.signatures import Wants, check_arity, modes_of, wants_of
-from funcnets.values import Value, call_code, code
+from funcnets.values import Argument, Value, code
 
 _RESERVED = ("train", "key", "params", "state")
 
@@ -150,6 +150,18 @@ class Composite(Layer):
             refused = [list(layer._strangers(kind, inner, place)) for layer in layers]
             yield from (p for p in refused[0] if all(p in others for others in refused)) if refused else [place]
 
+    def _freezes(self) -> bool:
+        return self._freezes_below
+
+    @functools.cached_property
+    def _freezes_below(self) -> bool:
+        return any(layer._freezes() for _, layer in self._entries())
+
+    def _is_frozen(self, path: str) -> bool:
+        first, _, rest = path.partition("/")
+        readers = self.__dict__["_children"][2].get(first, [])
+        return bool(readers) and all(layer._is_frozen(rest) for layer in readers)
+
     @property
     def _random_paths(self) -> tuple[str, ...]:
         return self._paths_below
@@ -214,6 +226,12 @@ class Wrapper(Composite):
     def holds(self, path: str) -> bool:
         """Whether the child's parameter at this path takes no gradient here."""
         return False
+
+    def _freezes(self) -> bool:
+        return type(self).holds is not Wrapper.holds or super()._freezes()
+
+    def _is_frozen(self, path: str) -> bool:
+        return self.holds(path) or self._entries()[0][1]._is_frozen(path)
 
     def _outline(self, scope: Scope, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return self.outline(Bound(scope), *inputs, **kwargs)
@@ -386,8 +404,9 @@ class Composed(Composite):
             f"it has {', '.join(parts) or 'none'}"
         )
 
-    def __repr__(self) -> str:
-        return f"{call_code('compose', [f'{name}={code(held)}' for name, held in self.parts])}({code(self.function)})"
+    def _call(self) -> tuple[str, list[Argument], str]:
+        parts = [Argument(held, name, f".{name}") for name, held in self.parts]
+        return "compose(", parts, f")({code(self.function)})"
 
     @property
     def _wants(self) -> Wants:

@@ -308,6 +308,14 @@ class Layer(Value):
         mine = own if isinstance(own, tuple) else () if own is None else (own,)
         return tuple(dict.fromkeys((*mine, *(name for _, layer in self._entries() for name in layer._axis_names))))
 
+    def _freezes(self) -> bool:
+        """Whether some parameter in it may take no gradient, as a wrapper says."""
+        return False
+
+    def _is_frozen(self, path: str) -> bool:
+        """Whether the parameter at a path takes no gradient, for all in this layer who read it."""
+        return False
+
     def _is_bare(self) -> bool:
         """Whether its parameters may be something else than a dict: one array, say."""
         return False

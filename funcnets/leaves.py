@@ -19,7 +19,7 @@ from funcnets.record import Declaration, Kind, Steps
 from funcnets.scope import Scope
 from funcnets.shapes import Tree, entry, flat, is_empty, show, specs, with_entry
 from funcnets.signatures import modes_of, wants_of
-from funcnets.values import Value, call_code, code
+from funcnets.values import Argument, Value, code
 
 Initializer = Callable[..., jax.Array]
 """Any function (key, shape, dtype) → array; `funcnets.initializers` has the usual ones as values."""
@@ -172,8 +172,8 @@ class Function(Layer):
     def _random_paths(self) -> tuple[str, ...]:
         return ()
 
-    def __repr__(self) -> str:
-        return code(self.function)
+    def _call(self) -> tuple[str, list[Argument], str]:
+        return code(self.function), [], ""
 
     def _auto_name(self) -> str:
         return function_name(self.function)
@@ -206,8 +206,8 @@ class Pair(Layer):
     def _named(self) -> Any:
         return wants_of(self.call, skip=1)._replace(state=False)
 
-    def __repr__(self) -> str:
-        return call_code("pair", [code(self.make), code(self.call)])
+    def _call(self) -> tuple[str, list[Argument], str]:
+        return "pair(", [Argument(self.make, place=".make"), Argument(self.call, place=".call")], ")"
 
     def _is_bare(self) -> bool:
         return True

@@ -48,7 +48,7 @@ from funcnets.shapes import (
     without_entry,
 )
 from funcnets.signatures import wants_of
-from funcnets.values import call_code, code
+from funcnets.values import Argument, code
 from funcnets.wrappers import Freeze, Tied
 
 
@@ -170,10 +170,10 @@ class Parametrized(Wrapper):
     def _settled(self) -> None:
         self._set_children([("", self.body)], {"body": 0})
 
-    def _arguments(self) -> list[str]:
+    def _arguments(self) -> list[Argument]:
         if all(name.isidentifier() for name, _ in self.by):
-            return [code(self.body), *(f"{name}={code(how)}" for name, how in self.by)]
-        return [code(self.body), call_code("dict", [code(self.by)])]
+            return [Argument(self.body, place=".body"), *(Argument(how, name) for name, how in self.by)]
+        return [Argument(self.body, place=".body"), Argument(dict(self.by))]
 
     @property
     def _random_paths(self) -> tuple[str, ...]:
@@ -362,6 +362,8 @@ def _each(function: Callable[[Any], Any], axes: int, arrays: Any) -> Any:
 def parametrize(net: Layer, by: Mapping[Any, Parametrization], *sample: Any, **kwargs: Any) -> Layer:
     """A net with the parameters that patterns speak of computed from other arrays.
 
+    `fn.rewrite.migrate(net, parametrized, params, key, x)` carries parameters that were trained before over to it.
+
     Args:
       net: The net.
       by: From patterns of parameter paths, such as "**/kernel", to parametrisations; a layer class stands for the
@@ -373,8 +375,14 @@ def parametrize(net: Layer, by: Mapping[Any, Parametrization], *sample: Any, **k
 
     Example:
       >>> net = fn.Sequential(fn.Dense(8), jax.nn.relu, ("head", fn.Dense(2)))
-      >>> fn.parametrize(net, {"head/kernel": fn.WeightNorm()}, jnp.ones((1, 3)))["head"]
+      >>> x = jnp.ones((1, 3))
+      >>> parametrized = fn.parametrize(net, {"head/kernel": fn.WeightNorm()}, x)
+      >>> parametrized["head"]
       Parametrized(Dense(2), kernel=WeightNorm())
+      >>> trained = net.init(jax.random.key(0), x)
+      >>> params, _ = fn.rewrite.migrate(net, parametrized, trained, jax.random.key(1), x)
+      >>> params["head"]["kernel"]["direction"] is trained["head"]["kernel"]
+      True
     """
     plan = net.plan(*sample, **kwargs)
     found = _by_rules(net, plan, by)

@@ -39,7 +39,7 @@ from funcnets.shapes import (
     table,
     within,
 )
-from funcnets.values import comparable
+from funcnets.values import code, comparable
 
 if TYPE_CHECKING:
     from funcnets.layer import Layer
@@ -97,7 +97,7 @@ class Plan:
         for call in self.calls:
             if not call.layer._entries() and (call.path, call.layer) not in rows:
                 tied = call.path in known and call.path in sizes
-                text = " ".join(repr(call.layer).split()) + copies.get(call.path, "") + (" (tied)" if tied else "")
+                text = " ".join(code(call.layer).split()) + copies.get(call.path, "") + (" (tied)" if tied else "")
                 size = 0 if tied else sizes.get(call.path, 0)
                 rows[call.path, call.layer] = (call.path, text, show(call.output), size)
                 known.add(call.path)

@@ -127,10 +127,11 @@ class Scan(_Copies):
 
     def forward(self, m: Any, *inputs: Any, lengths: Any = None, reset: Any = None) -> Any:
         params, keys = m.cell.params, copy_keys_of(m.cell)
+        time = self._time(inputs[-1]) if inputs else 0
 
         def cell(carry: Any, x: Any, state: Tree, i: Any) -> tuple[Any, Carried]:
             key = keys(0 if self.keys == "sequence" else i)
-            return m.cell._pure((carry, x), {}, params, state, key, index=i)
+            return m.cell._pure((carry, x), {}, params, state, key, index=i, count=time)
 
         return self._over_time(m, inputs, lengths, reset, cell, m.cell._state_or_none(), params)
 
@@ -155,7 +156,8 @@ class Scan(_Copies):
         xs: Any = jax.tree.map(lambda a: jnp.moveaxis(a, self.axis, 0), given)
         if valid is not None:
             xs = jax.tree.map(lambda a: filled(a, valid), xs)
-        watched = m._scope.probe is not None
+        probe = m._scope.probe
+        watched = probe is not None and probe.looks_into(self.cell, m._scope.path)
         step_by_step = params is None or self.remat is not None or watched
         gated = None if step_by_step else gated_cell(self.cell, xs)
         if gated is not None:
@@ -163,7 +165,7 @@ class Scan(_Copies):
             jax.eval_shape(lambda carry, x: cell(carry, x, None, None)[0], start, one)  # the checks of any layer
             carry, ys = over_gates(gated, self._loop_of)(params, (start, fresh), xs, (valid, resets))
         else:
-            counted = watched or (m._scope.keys is not None and self.keys == "step")
+            counted = probe is not None or (m._scope.keys is not None and self.keys == "step")
             numbers = jnp.arange(time) if counted else None
             changed: list[bool] = []
             step = self._step(cell, fresh, changed)

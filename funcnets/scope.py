@@ -27,6 +27,7 @@ from funcnets.shapes import (
     entry,
     is_empty,
     join,
+    mapped,
     misfit_remedy,
     show,
     with_entry,
@@ -334,7 +335,12 @@ class Scope:
         return self.train
 
     def read_params(self) -> Tree:
-        return {} if self.params is ABSENT else self.params
+        if self.params is ABSENT:
+            return {}
+        if not self.layer._freezes():
+            return self.params
+        stop, is_frozen = jax.lax.stop_gradient, self.layer._is_frozen
+        return mapped(lambda path, array: stop(array) if is_frozen(path) else array, self.params)
 
     def read_state(self) -> Tree:
         state = ABSENT if self.states is None else self.states.read(self.path)

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 import jax
 import numpy as np
 
-from funcnets.values import Value, created_at
+from funcnets.values import Value, code, created_at
 
 Tree = Any
 """A pytree of arrays; parameters and states are nested plain dicts."""
@@ -73,7 +73,7 @@ def short(text: str, most: int) -> str:
 def describe(value: Value) -> str:
     """A value's code on one line, and where it was built."""
     place = created_at(value)
-    text = re.sub(r"(?<=\()\n\s*|,?\n\s*(?=\))", "", repr(value))
+    text = re.sub(r"(?<=[(\[])\n\s*|,?\n\s*(?=[)\]])", "", code(value))
     return short(" ".join(text.split()), 100) + (f" (built at {place})" if place else "")
 
 
@@ -185,10 +185,10 @@ def mapped(change: Callable[[str, Any], Any], tree: Tree, path: str = "") -> Tre
 
 def check_name(name: object, where: str) -> None:
     """Raises unless name can stand in a path."""
-    if not isinstance(name, str) or not name or "/" in name or "." in name:
+    if not isinstance(name, str) or not name or set(name) & set("/.:@"):
         raise ValueError(
-            f"{where or 'the net'}: a name is a non-empty string without '/' and '.', got {name!r}. A path is made by "
-            "layers in layers"
+            f"{where or 'the net'}: a name is a non-empty string without '/', '.', ':' and '@', got {name!r}. A path "
+            "is made by layers in layers"
         )
 
 

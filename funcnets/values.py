@@ -33,8 +33,9 @@ from typing import Any, ClassVar, NamedTuple, Self, cast, dataclass_transform
 import jax
 import numpy as np
 
+from funcnets.printing import beside, bracketed, call_code, elided, plain, unfolding
+
 _PACKAGE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "")
-_WIDTH = 96  # columns of a printed value before it is broken over lines
 
 
 class _Constructor:
@@ -161,9 +162,9 @@ class Value:
         """Whether what is known of this value may be kept: not if a function in it may hold tracers or much memory."""
         return all(holds_nothing(getattr(self, field.name)) for field in fields_of(type(self)))
 
-    def _arguments(self) -> list[str]:
-        """The constructor's arguments as code; fields at their defaults are left out."""
-        shown: list[str] = []
+    def _arguments(self) -> list[Argument]:
+        """The constructor's arguments; fields at their defaults are left out."""
+        shown: list[Argument] = []
         positional = True
         for field in fields_of(type(self)):
             value = getattr(self, field.name)
@@ -173,11 +174,21 @@ class Value:
                 default = field.default_factory() if callable(field.default_factory) else field.default  # type: ignore[misc]
                 if comparable(_normal(default, type(self).__name__, field.name)) == comparable(value):
                     continue
-            shown.append(code(value) if positional else f"{field.name}={code(value)}")
+            shown.append(Argument(value, "" if positional else field.name, f".{field.name}"))
         return shown
 
+    def _call(self) -> tuple[str, list[Argument], str]:
+        """The code that builds it: what comes before the arguments, these, and what comes after them."""
+        return f"{type(self).__name__}(", self._arguments(), ")"
+
     def __repr__(self) -> str:
-        return call_code(type(self).__name__, self._arguments())
+        return elided(code(self), "fn.files.to_config(net) has them, and its parts print alone, net.at(path)")
+
+    def __treescope_repr__(self, path: str | None, subtree_renderer: Any) -> Any:
+        """The same code for treescope, which asks for it by this name."""
+        opening, arguments, closing = self._call()
+        parts = [_part(*one, path, subtree_renderer) for one in arguments]
+        return unfolding(opening, parts, closing, path)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (
@@ -198,8 +209,10 @@ def created_at(value: Value) -> str:
     if place is None:
         return ""
     name, line = place
-    if name.startswith("<"):  # a notebook cell or an interactive prompt
+    if name.startswith("<"):  # an interactive prompt
         return f"{name}:{line}"
+    if os.path.basename(os.path.dirname(name)).startswith("ipykernel_"):  # a file that only the kernel knows
+        return f"<notebook cell>:{line}"
     shown = os.path.relpath(name)
     return f"{os.path.basename(name) if shown.startswith('..') else shown}:{line}"
 
@@ -366,11 +379,34 @@ def holds_nothing(held: Any) -> bool:
 # Printing
 
 
+class Argument(NamedTuple):
+    """An argument of the call that builds a value.
+
+    Attributes:
+      held: What is given.
+      keyword: The keyword that it is given by; "" by position.
+      place: The code that reaches it, or the layer in a (name, layer) pair: ".features", "[0]"; "" where none does.
+    """
+
+    held: Any
+    keyword: str = ""
+    place: str = ""
+
+    @property
+    def code(self) -> str:
+        return f"{self.keyword}={code(self.held)}" if self.keyword else code(self.held)
+
+
 def code(held: Any) -> str:
-    """A field's content as code."""
+    """A field's content as code, however long."""
+    if isinstance(held, Value) and type(held).__repr__ is Value.__repr__:
+        opening, arguments, closing = held._call()
+        return bracketed(opening, [argument.code for argument in arguments], closing)
+    if isinstance(held, dict):
+        return bracketed("{", [f"{code(name)}: {code(one)}" for name, one in held.items()], "}")
     if isinstance(held, tuple) and not hasattr(held, "_fields"):
         items = [code(item) for item in held]
-        return f"({items[0]},)" if len(items) == 1 else f"({', '.join(items)})"
+        return f"({items[0]}, {items[1]})" if _is_named(held) else bracketed("(", items, ")")
     if isinstance(held, np.dtype):
         return repr(held.name)
     if isinstance(held, float) and not math.isfinite(held):
@@ -384,12 +420,26 @@ def code(held: Any) -> str:
     return repr(held)
 
 
-def call_code(name: str, arguments: list[str]) -> str:
-    """`name(arguments)`, on one line where it fits."""
-    line = f"{name}({', '.join(arguments)})"
-    if len(line) <= _WIDTH and "\n" not in line:
-        return line
-    return f"{name}(\n" + "".join(f"    {a}".replace("\n", "\n    ") + ",\n" for a in arguments) + ")"
+def _is_named(held: tuple[Any, ...]) -> bool:
+    return len(held) == 2 and isinstance(held[0], str)
+
+
+def _part(held: Any, keyword: str, place: str, path: str | None, render: Any) -> Any:
+    """An argument for treescope: values unfold, all else is text. The place of a named layer is the layer's."""
+    there = f"{path}{place}" if path is not None and place else None
+    if isinstance(held, Value):
+        part = render(held, path=there)
+    elif isinstance(held, tuple) and _is_named(held):
+        part = beside(f"({held[0]!r}, ", _part(held[1], "", place, path, render), ")")
+    elif isinstance(held, tuple) and any(isinstance(item, (Value, tuple)) for item in held):
+        places = [
+            f"[{i}][1]" if isinstance(item, tuple) and _is_named(item) else f"[{i}]" for i, item in enumerate(held)
+        ]
+        parts = [_part(item, "", inside, there, render) for item, inside in zip(held, places, strict=True)]
+        part = unfolding("(", parts, ")", there)
+    else:
+        part = plain(code(held))
+    return beside(f"{keyword}=", part) if keyword else part
 
 
 # Functions by name

@@ -17,7 +17,7 @@ from funcnets.record import Arrays, Kind
 from funcnets.rules import chosen, matches
 from funcnets.scope import Misfit
 from funcnets.shapes import ABSENT, Tree, entry, flat, is_array, join, near, nested, show, with_entry
-from funcnets.values import call_code, code
+from funcnets.values import Argument, code
 
 
 class Residual(Wrapper):
@@ -221,12 +221,12 @@ class Tied(Wrapper):
     to: str
     via: Callable[[Any], Any] | None = None
 
-    def _arguments(self) -> list[str]:
-        via = [] if self.via is None else [f"via={code(self.via)}"]
-        return [code(self.body), code(self.target), f"to={code(self.to)}", *via]
+    def _arguments(self) -> list[Argument]:
+        via = [] if self.via is None else [Argument(self.via, "via", ".via")]
+        return [Argument(self.body, place=".body"), Argument(self.target), Argument(self.to, "to"), *via]
 
-    def __repr__(self) -> str:
-        return call_code("tie", self._arguments())
+    def _call(self) -> tuple[str, list[Argument], str]:
+        return "tie(", self._arguments(), ")"
 
     def forward(self, m: Any, *inputs: Any, **kwargs: Any) -> Any:
         return m.body(*inputs, **kwargs)
@@ -236,6 +236,9 @@ class Tied(Wrapper):
         if source is ABSENT:
             raise Misfit(f"tie: there is no parameter {self.to!r}, which {self.target!r} is tied to")
         return with_entry(params, self.target, self._through(source))
+
+    def _is_frozen(self, path: str) -> bool:
+        return super()._is_frozen(path) and (path != self.to or super()._is_frozen(self.target))
 
     def _strangers(self, kind: Kind, tree: Tree, path: str) -> Iterator[str]:
         yield from super()._strangers(kind, tree, path)

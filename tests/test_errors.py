@@ -822,7 +822,7 @@ def two_layers_under_one_name():
 @mistake(
     ValueError,
     where="Sequential: a name",
-    takes="a non-empty string without '/' and '.'",
+    takes="a non-empty string without '/', '.', ':' and '@'",
     got="got 'enc/dense'",
     do="A path is made by layers in layers",
 )

@@ -274,7 +274,7 @@ def test_copies_that_stand_one_by_one_give_what_a_stack_of_them_gives():
     decoder = deep(9)
     state = decoder.init_state(prompt)
     wanted, _ = jax.jit(decoder.apply)(params, prompt, state=state)
-    net, apart, states = fn.rewrite.unroll(decoder, params, state)
+    net, apart, states = fn.rewrite.unroll(decoder, params, state=state)
     assert len(fn.rewrite.find(net, fn.Repeat)) == 1  # the one that is shared
     logits, states = jax.jit(net.apply)(apart, prompt, state=states)
     np.testing.assert_allclose(logits, wanted, rtol=1e-5, atol=1e-5)

@@ -433,7 +433,7 @@ def test_drop_and_insert():
     assert drop(params, "**") == {} == drop(jnp.ones(3), "")
     bias = jnp.zeros(1)
     more = insert(params, {"head/bias": bias, "extra": {"deep": {"w": bias}}, "scale": np.ones(2)})
-    assert more["head"]["bias"] is bias is more["extra"]["deep"]["w"]
+    assert more["head"]["bias"] is bias is not more["extra"]["deep"]["w"]
     assert "bias" not in params["head"]
     assert insert({}, {"": bias}) is bias
     assert same(insert({}, {"": params}), params)
@@ -627,3 +627,36 @@ def test_arrays_of_the_layers_of_a_class():
     head, _ = fn.params.split(params, fn.params.of(net, "head"))
     assert set(head) == {"head"}
     refuses(lambda: fn.params.of(net, fn.Conv), ValueError, "of: the net has no layer Conv; it has Dense")
+
+
+def test_no_array_stands_in_two_places():
+    w, own = jnp.ones(2), np.ones(2, np.float32)
+    for tree in (
+        insert({"a": w}, {"b": w}),
+        fn.params.merge({"a": w}, {"b": w}),
+        update({"a": w, "b": w + 1}, {"b": w}),
+    ):
+        assert tree["a"] is w
+        jax.jit(lambda t: jax.tree.map(lambda x: x + 1, t), donate_argnums=0)(jax.tree.map(jnp.copy, tree))
+        assert tree["a"].unsafe_buffer_pointer() != tree["b"].unsafe_buffer_pointer()
+    inserted = insert({"a": w}, {"b": own})
+    own[:] = 5
+    assert inserted["b"].tolist() == [1.0, 1.0]
+
+
+def test_a_frozen_layers_parameters_take_no_gradient_where_a_composite_reads_them():
+    class Reader(fn.Composite):
+        frozen: fn.Layer = fn.Sequential(("inner", fn.Freeze(fn.Dense(2), but="bias")))
+        free: fn.Layer = fn.Dense(2)
+
+        def forward(self, m, x):
+            y = m.free(m.frozen(x))
+            own = m.params["frozen"]["inner"]
+            read = m.frozen[0].params["kernel"].sum() + own["kernel"].sum() + own["bias"].sum()
+            return y + m.free.params["kernel"].sum() + read
+
+    net, x = Reader(), jnp.ones((3, 2))
+    gradient = jax.grad(lambda p: net.apply(p, x).sum())(net.init(KEY, x))
+    assert not gradient["frozen"]["inner"]["kernel"].any()
+    assert gradient["frozen"]["inner"]["bias"].all()
+    assert gradient["free"]["kernel"].all()

@@ -193,3 +193,33 @@ def test_the_same_under_jit():
     assert jax.tree.all(jax.tree.map(np.array_equal, eager, compiled))
     assert jax.tree.all(jax.tree.map(np.array_equal, eager[0]["c"]["a"]["kernel"], np.full((2, 3), 1.5)))
     assert not any(map(difference, planned, eager))
+
+
+def bits(tree):
+    """What a tree holds, path by path, to the bit."""
+    return {path: (str(a.dtype), a.shape, np.asarray(a).tobytes()) for path, a in paths(tree)}
+
+
+@LAW
+@given(trees.filter(lambda tree: bool(paths(tree))), st.integers(1, 4))
+def test_unstack_is_the_inverse_of_stack(tree, n):
+    copies = [fn.params.update(tree, {"**": lambda a, i=i: a + np.asarray(i, a.dtype)}) for i in range(n)]
+    before = [frozen_copy(copy) for copy in copies]
+    stacked = fn.rewrite.stack(copies)
+    assert [frozen_copy(copy) for copy in copies] == before
+    assert all(array.shape[0] == n for _, array in paths(stacked))
+    again = fn.rewrite.unstack(stacked)
+    assert [bits(copy) for copy in again] == [bits(copy) for copy in copies]
+    assert bits(fn.rewrite.stack(again)) == bits(stacked)
+
+
+@LAW
+@given(trees, selections)
+def test_no_array_of_a_new_tree_stands_in_two_places(tree, select):
+    one = dict(paths(tree))
+    tied = {"first": tree, "second": tree} if one else {}
+    for made in (merge({"x": tree}, {"y": tree}) if one else {}, insert({"x": tree}, {"y": tree}) if one else {}):
+        held = [array for _, array in paths(made)]
+        assert len({id(array) for array in held}) == len(held)
+    changed = update(tied, {lambda path: select(path): lambda a: a}) if one else {}
+    assert bits(changed) == bits(tied)

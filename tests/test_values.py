@@ -159,6 +159,14 @@ def test_where_a_value_was_built_is_known_and_no_part_of_it():
     assert created_at(pickle.loads(pickle.dumps(a))) == ""
 
 
+def test_a_value_of_a_notebook_is_told_by_its_cell():
+    space = {"Point": Point}
+    exec(compile("\n\npoint = Point(1)", "/tmp/ipykernel_123/456789.py", "exec"), space)
+    assert created_at(space["point"]) == "<notebook cell>:3"
+    exec(compile("point = Point(1)", "<stdin>", "exec"), space)
+    assert created_at(space["point"]) == "<stdin>:1"
+
+
 def test_what_peers_do_wrong_with_equality():
     # Two models that compare equal have equal parameter trees, and an initialiser made twice does not break equality.
     a = fn.Sequential(fn.Dense(4, kernel_init=fn.initializers.Normal(0.1)), fn.Dense(4))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from funcnets.layer import Layer, applied
@@ -9,7 +10,7 @@ from funcnets.leaves import as_layer
 from funcnets.places import Place, What, walk
 from funcnets.probe import Probe, Seen
 from funcnets.rules import chosen, matches
-from funcnets.shapes import Tree
+from funcnets.shapes import Tree, show
 
 
 class Captured:
@@ -45,10 +46,14 @@ def capture(net: Layer, what: What | tuple[What, ...] | list[What] = "**") -> Ca
     It is as pure as `apply`, and takes what `apply` takes: jit, grad and vmap it. The output is the same; where a
     state is given, it is (y, new state). Nothing is computed twice.
 
+    Of wrappers that share a path it is the outermost that is meant; those inside have an address with their class,
+    "dense_0:Dense", under which they are found where a class, layer or function speaks of them. A further call at an
+    address has its number, "dense_0@1". `edit` takes the same addresses.
+
     Where the layer runs in a loop (`Repeat`, `Scan`, `Ensemble`), its outputs are stacked along a leading axis; more
     loops, more axes, outermost first. The path of a loop itself speaks of what each of its copies gives: for a
-    `Repeat` that is the stream after each block, for a `Scan` the cell's (carry, y) at each step. Of wrappers that
-    share a path it is otherwise the outermost that is meant; a class reaches those inside.
+    `Repeat` that is the stream after each block, for a `Scan` the cell's (carry, y) at each step. The backward pass of
+    a Scan that is looked into goes step by step, so gradients may differ by rounding.
 
     Args:
       net: The net.
@@ -56,11 +61,12 @@ def capture(net: Layer, what: What | tuple[What, ...] | list[What] = "**") -> Ca
         all.
 
     Returns:
-      A function (params, *inputs, state=, key=, train=) → (output, {path: activation}). A layer that is called
-      several times has its further outputs under "path@1", "path@2", ...; one that is not called has none.
+      A function (params, *inputs, state=, key=, train=) → (output, {address: activation}). A layer that is not called
+      has no entry; what is no array in an output is left out of it.
 
     Raises:
       ValueError: What speaks of no layer.
+      TypeError: Something that is no net.
       RuntimeError: (when called) a layer in a raw JAX transform of a forward function, out of which an activation
         would leak.
 
@@ -74,26 +80,41 @@ def capture(net: Layer, what: What | tuple[What, ...] | list[What] = "**") -> Ca
       {'dense_0': (5, 4), 'dense_1': (3, 5, 4), 'head': (5, 2)}
     """
     several = tuple(what) if isinstance(what, tuple | list) else (what,)
-    check_met(net, several)
+    check_met("capture", net, several)
+    return _captured(net, several) if net._memoable else Captured(net, several)
+
+
+@functools.lru_cache(maxsize=128)
+def _captured(net: Layer, several: tuple[What, ...]) -> Captured:
+    """One living instance for equal captures, since JAX drops what it compiled with the function."""
     return Captured(net, several)
 
 
 def speaks_of(what: Any, seen: Seen) -> bool:
     """Whether a pattern, class, layer or function speaks of a call."""
     if isinstance(what, str):
-        return seen.spoken and matches(what, seen.path)
+        place, _, call = what.partition("@")
+        pattern, _, kind = place.partition(":")
+        if call and seen.call is not None and call != str(seen.call):
+            return False
+        meant = type(seen.layer).__name__ == kind if kind else seen.spoken
+        return meant and matches(pattern, seen.path)
     if isinstance(what, type):
         return isinstance(seen.layer, what)
     return seen.layer == as_layer(what)
 
 
-def check_met(net: Layer, several: tuple[Any, ...]) -> None:
-    """Raises for what speaks of no layer of a net."""
+def check_met(name: str, net: Any, several: tuple[Any, ...]) -> None:
+    """Raises for what is no net, and for what speaks of no layer of it."""
+    if not isinstance(net, Layer):
+        raise TypeError(f"{name} takes a net first, got {show(net)}: give the layer itself")
+    if not several:
+        raise ValueError(f"{name} takes what it speaks of, a pattern of paths or more, got none: '**' is all")
     places: dict[str, list[Place]] = {}
     for place in walk(Place("", net)):
         places.setdefault(place.path, []).append(place)
 
     def fits(what: Any, path: str) -> bool:
-        return any(speaks_of(what, Seen(path, place.layer, True, 0, ())) for place in places[path])
+        return any(speaks_of(what, Seen(path, place.layer, True)) for place in places[path])
 
     chosen(dict.fromkeys(several), places, "layer", fits, must_fit=lambda what: True)

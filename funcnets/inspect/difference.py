@@ -14,9 +14,10 @@ from typing import Any, Literal, NamedTuple
 
 from funcnets.compose import Composite
 from funcnets.layer import Layer
-from funcnets.rewrite.alignment import Match, Node, aligned, kind_of, own_settings
+from funcnets.printing import bracketed
+from funcnets.rewrite.alignment import Match, Node, aligned, kind_of, own_settings, two_nets
 from funcnets.shapes import ABSENT
-from funcnets.values import call_code, code, comparable, fields_of
+from funcnets.values import code, comparable
 
 What = Literal["added", "removed", "moved", "named", "reordered", "class", "field", "wrapped", "unwrapped"]
 
@@ -51,10 +52,11 @@ class Change(NamedTuple):
 
 
 def _without_body(wrapper: Layer) -> str:
-    """A wrapper's class, and the fields in which it differs from its defaults."""
-    defaults = {field.name: field.default for field in fields_of(type(wrapper))}
-    own = {name: held for name, held in own_settings(wrapper).items() if held != defaults.get(name)}
-    return call_code(type(wrapper).__name__, [f"{name}={code(held)}" for name, held in own.items()])
+    """A wrapper's own code, with dots in the place of what it stands around."""
+    (field,) = wrapper._members()
+    body = getattr(wrapper, field)
+    opening, arguments, closing = wrapper._call()
+    return bracketed(opening, ["..." if one.held is body else one.code for one in arguments], closing)
 
 
 _SHOWN: dict[str, Callable[[Any], str]] = {
@@ -88,15 +90,18 @@ class Difference:
         return "\n".join(map(str, self.rows))
 
 
-def diff(net_a: Layer, net_b: Layer) -> Difference:
+def diff(net_a: Layer | Callable[..., Any], net_b: Layer | Callable[..., Any]) -> Difference:
     """What has changed from one net to another.
 
     Args:
-      net_a: The net as it was.
+      net_a: The net as it was, a layer or function.
       net_b: The net as it is.
 
     Returns:
       The changes, as `rows`; printed, a line for each. Between equal nets there are none.
+
+    Raises:
+      TypeError: Something that is no net, such as parameters.
 
     Example:
       >>> net = fn.Sequential(fn.Dense(8), jax.nn.relu, fn.Dense(2))
@@ -104,11 +109,12 @@ def diff(net_a: Layer, net_b: Layer) -> Difference:
       >>> print(fn.inspect.diff(net, new))
       field      dense_0.features  8 -> 9
       added      dropout_0  Dropout(0.5)
-      wrapped    dense_1  Freeze()
+      wrapped    dense_1  Freeze(...)
       >>> bool(fn.inspect.diff(net, net))
       False
     """
-    return Difference(tuple(_changes(aligned(net_a, net_b))))
+    remedy = "fn.inspect.diff(net, other). For two trees of parameters there is fn.params.difference"
+    return Difference(tuple(_changes(aligned(*two_nets("diff", net_a, net_b, remedy)))))
 
 
 def _changes(match: Match) -> Iterator[Change]:

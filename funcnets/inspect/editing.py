@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from funcnets.bound import Bound
 from funcnets.compose import Wrapper
 from funcnets.inspect.capture import check_met, speaks_of
 from funcnets.layer import Layer
 from funcnets.places import What
-from funcnets.probe import Probe, Seen
+from funcnets.probe import Probe, Seen, spoken_in
 from funcnets.shapes import below, is_array, show, specs
-from funcnets.values import code
+from funcnets.values import Argument, code, holds_nothing
 
 
 class Edited(Wrapper):
@@ -26,21 +25,16 @@ class Edited(Wrapper):
     body: Layer
     edits: Edits
 
-    _seen_inside: ClassVar[bool] = True
-
     def outline(self, m: Any, *inputs: Any, **kwargs: Any) -> Any:
         return m.body(*inputs, **kwargs)
 
     def forward(self, m: Any, *inputs: Any, **kwargs: Any) -> Any:
-        root, met = m._scope.path, set[Any]()
-
-        def change(seen: Seen, output: Any) -> Any:
-            return self.edits.applied(seen._replace(path=below(seen.path, root)), output, met)
-
         scope = m.body._scope
-        scope.probe = (scope.probe or Probe()).changing(change)
+        around = scope.probe or Probe()
+        change = _Here(self, m._scope.path, around)
+        scope.probe = around.changing(change)
         output = Bound(scope)(*inputs, **kwargs)
-        missed = [what for what, _ in self.edits.items if what not in met]
+        missed = [what for what, _ in self.edits.items if what not in change.met]
         if missed:
             raise ValueError(
                 f"edit: no layer that {code(missed[0])} speaks of was called with these inputs, so there was nothing "
@@ -48,27 +42,54 @@ class Edited(Wrapper):
             )
         return output
 
-    def __repr__(self) -> str:
-        return f"edit({self.body!r}, {self.edits!r})"
+    def _call(self) -> tuple[str, list[Argument], str]:
+        return "edit(", [Argument(self.body, place=".body"), Argument(self.edits)], ")"
+
+
+class _Here:
+    """The edits of a net at its place in a pass: paths, calls and loops are counted from there on."""
+
+    def __init__(self, net: Edited, path: str, around: Probe) -> None:
+        self._edits, self._path, self._spoken = net.edits, path, spoken_in(net._entries()[0][1])
+        self._depth, self._calls = around.depth, around.calls
+        self.met: set[Any] = set()
+
+    def _own(self, seen: Seen) -> Seen:
+        if seen.path == self._path:  # which wrappers are around does not matter inside
+            seen = seen._replace(spoken=seen.layer is self._spoken)
+        call = None if seen.call is None else seen.call - self._calls[seen.address]
+        numbers, counts = seen.numbers[self._depth :], seen.counts[self._depth :]
+        return seen._replace(path=below(seen.path, self._path), call=call, numbers=numbers, counts=counts)
+
+    def speaks_of(self, seen: Seen) -> bool:
+        return self._edits.rule(self._own(seen)) is not None
+
+    def __call__(self, seen: Seen, output: Any) -> Any:
+        own = self._own(seen)
+        rule = self._edits.rule(own)
+        if rule is None:
+            return output
+        self.met.add(rule[0])
+        return _edited(own, output, rule[1], self._edits.add)
 
 
 class Edits:
     """What to make of which activations: (what, change) pairs. Equal if the changes are the very same objects."""
 
-    small = False  # it may hold arrays of a trace: nothing that is known of a net with it is kept
-
     def __init__(self, items: tuple[tuple[Any, Any], ...], add: bool) -> None:
         self.items = items
         self.add = add
+        # What is known of a net may be kept unless it holds arrays of a trace.
+        self.small = all(holds_nothing(change) for _, change in items)
+        self._ordered = sorted(items, key=lambda item: "@" not in str(item[0]))  # what names a call goes first
 
-    def applied(self, seen: Seen, output: Any, met: set[Any]) -> Any:
-        """The output that takes the place of a call's; notes which edit it was."""
-        exact = f"{seen.path}@{seen.call}"
-        for what, change in sorted(self.items, key=lambda item: item[0] != exact):
-            if (seen.spoken and what == exact) or ("@" not in str(what) and speaks_of(what, seen)):
-                met.add(what)
-                return _edited(seen, output, change, self.add)
-        return output
+    def rule(self, seen: Seen) -> tuple[Any, Any] | None:
+        """The first (what, change) that speaks of a call; arrays are for one, the first unless another is named."""
+        for what, change in self._ordered:
+            one_call = isinstance(what, str) and "@" not in what and not callable(change) and not _is_number(change)
+            if speaks_of(f"{what}@0" if one_call else what, seen):
+                return what, change
+        return None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Edits) and self._mark == other._mark
@@ -105,11 +126,11 @@ def edit(net: Layer, changes: Mapping[What, Any], *, add: bool = False) -> Edite
       net: The net.
       changes: From a pattern of paths, a class, an equal layer, or a function (as `capture` takes) to what stands in
         the place of the activation: a function of it; a number, for all of its entries; or an array (or tree of
-        arrays) like it. "path@1" is the second call at a path, as `capture` names it. The first rule that speaks of a
-        layer counts.
+        arrays) like it. "path@1" is the second call at a path, as `capture` names it; a path alone is every call,
+        with arrays the first. The first rule that speaks of a layer counts, those that name a call before others.
 
-        In a loop a function may take (activation, index), with the number of the copy (of several loops, a tuple); an
-        array may have the leading axis that `capture` gives it, one entry a copy.
+        In a loop a function may take (activation, index), with the number of the copy, which may be traced (of several
+        loops, a tuple); an array may have the leading axis that `capture` gives it, one entry a copy.
       add: Whether numbers and arrays are added to the activation.
 
     Raises:
@@ -127,26 +148,36 @@ def edit(net: Layer, changes: Mapping[What, Any], *, add: bool = False) -> Edite
     """
     if not isinstance(changes, Mapping) or not changes:
         raise TypeError(f"edit takes a mapping from what is replaced to its replacement, got {code(changes)}")
-    check_met(net, tuple(what.partition("@")[0] if isinstance(what, str) else what for what in changes))
+    check_met("edit", net, tuple(changes))
+    for what, change in changes.items():
+        if isinstance(change, Layer | str):
+            raise TypeError(
+                f"edit takes a function of the activation, a number or arrays for {code(what)}, got {show(change)}. "
+                "Another layer in its place is fn.rewrite.replace's"
+            )
+        if add and callable(change) and not is_array(change):
+            raise TypeError(f"edit with add=True adds numbers and arrays, got the function {code(change)}: add in it")
     return Edited(net, Edits(tuple(changes.items()), add))
+
+
+def _is_number(change: Any) -> bool:
+    return isinstance(change, bool | int | float | complex) or (is_array(change) and jnp.ndim(change) == 0)
 
 
 def _edited(seen: Seen, output: Any, change: Any, add: bool) -> Any:
     if callable(change) and not is_array(change):
         new = _called(seen, output, change)
-    elif isinstance(change, bool | int | float | complex | np.generic):
+    elif _is_number(change):
         fill: Any = change
-        new = jax.tree.map(lambda y: jnp.full_like(y, fill), output)
+        new = jax.tree.map(lambda y: jnp.full(jnp.shape(y), fill, jnp.result_type(y)), output)
     else:
         new = _picked(seen, output, change)
-    if add and not callable(change):
-        new = jax.tree.map(jnp.add, output, new)
     if jax.tree.structure(new) != jax.tree.structure(output) or not _alike(new, output):
         raise ValueError(
             f"edit: what stands in the place of an activation is like it, {show(specs(output))} at "
             f"{seen.path or 'the net'}, got {show(specs(new))}. Cast or reshape it"
         )
-    return new
+    return jax.tree.map(jnp.add, output, new) if add else new
 
 
 def _alike(a: Any, b: Any) -> bool:
@@ -170,10 +201,8 @@ def _takes_index(change: Callable[..., Any]) -> bool:
         parameters = inspect.signature(change).parameters.values()
     except (TypeError, ValueError):  # a builtin that does not tell
         return False
-    required = [
-        p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-    ]
-    return len(required) == 2
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return len([p for p in positional if p.default is p.empty]) == 2
 
 
 def _picked(seen: Seen, output: Any, change: Any) -> Any:
@@ -182,7 +211,14 @@ def _picked(seen: Seen, output: Any, change: Any) -> Any:
         return change
 
     def one(given: Any, y: Any) -> Any:
-        axes = jnp.ndim(given) - jnp.ndim(y)
-        return jnp.asarray(given)[seen.numbers] if 0 < axes == len(seen.numbers) else jnp.asarray(given)
+        array, shape = jnp.asarray(given), jnp.shape(y)
+        if array.shape == shape or not seen.counts or array.ndim != len(seen.counts) + len(shape):
+            return array
+        if array.shape != (*seen.counts, *shape):
+            raise ValueError(
+                f"edit: arrays for the copies of a loop have one entry each, {(*seen.counts, *shape)} at "
+                f"{seen.path or 'the net'}, got {show(given)}. A patch comes from a pass with as many copies or steps"
+            )
+        return jnp.zeros(shape, array.dtype) if 0 in seen.counts else array[seen.numbers]
 
     return jax.tree.map(one, change, output)

@@ -96,7 +96,7 @@ def rows_of(plan: Plan, flow: Flow, depth: int | None) -> list[Row]:
 def short_code(layer: Layer) -> str:
     """A layer's code on one line: a composite's without its children, a wrapper's around that of its child."""
     if not layer._entries() and not isinstance(layer, Composed):
-        return " ".join(repr(layer).split())
+        return " ".join(code(layer).split())
     copies = layer._copies("states")
     settings = [one for one in _settings(layer) if copies is None or one != str(copies)]
     if layer._is_wrapper:
@@ -112,7 +112,7 @@ def _settings(layer: Layer) -> list[str]:
         return [f"{name}={code(held)}" for name, held in layer._settings().items() if not _children(held)]
     settings = layer._settings()
     children = {text for name, held in settings.items() for one in _children(held) for text in _as_argument(name, one)}
-    return [" ".join(one.split()) for one in layer._arguments() if one not in children]
+    return [" ".join(one.code.split()) for one in layer._arguments() if one.code not in children]
 
 
 def _children(held: Any) -> list[Any]:

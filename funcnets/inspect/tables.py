@@ -115,12 +115,14 @@ def text_table(rows: Sequence[Row], totals: Row, width: int | None) -> str:
 
 # HTML
 
+# A notebook's own style centres tables, aligns their cells to the right and puts code on grey: it is overruled.
 _STYLE = """
 .funcnets-summary { overflow-x: auto }
-.funcnets-summary table { border-collapse: collapse; color: inherit; font-size: 90% }
-.funcnets-summary th, .funcnets-summary td { padding: 0.2em 0.7em; text-align: left; white-space: nowrap; border: 0 }
-.funcnets-summary .number { text-align: right; font-variant-numeric: tabular-nums }
-.funcnets-summary code { background: none; color: inherit; padding: 0 }
+.funcnets-summary table { border-collapse: collapse; color: inherit; font-size: 85%; margin: 0 !important }
+.funcnets-summary th, .funcnets-summary td { padding: 0.2em 0.5em; white-space: nowrap; border: 0 }
+.funcnets-summary th, .funcnets-summary td { text-align: left !important }
+.funcnets-summary .number { text-align: right !important; font-variant-numeric: tabular-nums }
+.funcnets-summary code { background: none !important; color: inherit; padding: 0 !important; font-size: inherit }
 .funcnets-summary tbody { border-top: 1px solid; border-bottom: 1px solid }
 .funcnets-summary thead th, .funcnets-summary tfoot td { font-weight: bold }
 """

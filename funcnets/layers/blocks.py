@@ -18,7 +18,7 @@ from funcnets.layers.pooling import GlobalAvgPool
 from funcnets.layers.promotion import along
 from funcnets.layers.windows import BATCH_SPATIAL_CHANNELS
 from funcnets.leaves import is_child
-from funcnets.values import code
+from funcnets.values import Argument
 
 
 class MLP(Composite):
@@ -110,8 +110,8 @@ class MLP(Composite):
     def _with_parts(self, changed: Mapping[str, Any]) -> Layer:
         return Sequential(layers=changed["layers"])
 
-    def _arguments(self) -> list[str]:
-        return [*map(code, self.features), *super()._arguments()[1:]]
+    def _arguments(self) -> list[Argument]:
+        return [*map(Argument, self.features), *super()._arguments()[1:]]
 
 
 class SqueezeExcite(Layer):

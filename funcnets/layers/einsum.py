@@ -15,7 +15,7 @@ from funcnets.layers.fields import is_whole, refusal
 from funcnets.layers.inputs import check_floats
 from funcnets.layers.promotion import along, in_dtype_of
 from funcnets.leaves import Initializer, Param
-from funcnets.values import code
+from funcnets.values import Argument
 
 _FORM = re.compile(r"([A-Za-z]*(?:\.{3})?[A-Za-z]*),([A-Za-z]*)->([A-Za-z]*(?:\.{3})?[A-Za-z]*)")
 
@@ -123,9 +123,9 @@ class Einsum(Layer):
     def _operands(self) -> list[str]:
         return re.split(",|->", self.equation)
 
-    def _arguments(self) -> list[str]:
+    def _arguments(self) -> list[Argument]:
         equation, _, *others = super()._arguments()
-        return [equation, *(f"{letter}={code(size)}" for letter, size in self.sizes), *others]
+        return [equation, *(Argument(size, letter) for letter, size in self.sizes), *others]
 
 
 def _broken(x: str, kernel: str, y: str) -> str:

@@ -12,7 +12,7 @@ from funcnets.layer import Layer
 from funcnets.layers.fields import is_whole, refusal
 from funcnets.layers.inputs import check_rank
 from funcnets.shapes import show
-from funcnets.values import code
+from funcnets.values import Argument
 
 
 class Flatten(Layer):
@@ -97,8 +97,8 @@ class Reshape(Layer):
             )
         return x.reshape(x.shape[0], *(values // known if size == -1 else size for size in self.sizes))
 
-    def _arguments(self) -> list[str]:
-        return [code(size) for size in self.sizes]
+    def _arguments(self) -> list[Argument]:
+        return [Argument(size) for size in self.sizes]
 
 
 class Transpose(Layer):
@@ -144,8 +144,8 @@ class Transpose(Layer):
             )
         return x.transpose(0, *self.axes)
 
-    def _arguments(self) -> list[str]:
-        return [code(axis) for axis in self.axes]
+    def _arguments(self) -> list[Argument]:
+        return [Argument(axis) for axis in self.axes]
 
 
 class Rearrange(Layer):
@@ -204,8 +204,8 @@ class Rearrange(Layer):
                 f"{self!r} takes ({axes}), got {show(x)}: {_reason(error)}. Change the pattern, or its sizes"
             ) from error
 
-    def _arguments(self) -> list[str]:
-        return [code(self.pattern), *(f"{name}={code(size)}" for name, size in self.sizes)]
+    def _arguments(self) -> list[Argument]:
+        return [Argument(self.pattern), *(Argument(size, name) for name, size in self.sizes)]
 
 
 def _einops() -> Any:

@@ -19,7 +19,7 @@ import numpy as np
 
 from funcnets.layer import Layer
 from funcnets.params.patterns import Patterns, by_rules, selected
-from funcnets.params.reading import absent, arrays, leaves
+from funcnets.params.reading import absent, arrays, leaves, unaliased
 from funcnets.shapes import Tree, below, check_name, is_array, join, mapped, names_of, nested, show, within
 from funcnets.values import code
 
@@ -58,15 +58,8 @@ def update(params: Tree, changes: Mapping[Any, Any], *, net: Layer | None = None
     """
     held = arrays(params)
     given = by_rules(held, _by_array(held, changes), net)
-    taken = set(map(id, held.values()))
-    for path, change in given.items():
-        old = held[path]
-        new = _changed(path, old, change, keep)
-        if new is not old and id(new) in taken and not isinstance(new, jax.ShapeDtypeStruct):
-            # one array in two places could not be donated
-            new = np.array(new) if isinstance(new, np.ndarray) else jnp.array(new)
-        taken.add(id(new))
-        held[path] = new
+    changed = {path: _changed(path, held[path], change, keep) for path, change in given.items()}
+    held |= unaliased({path: new for path, new in changed.items() if new is not held[path]}, held.values())
     return mapped(lambda path, _: held[path], params)
 
 
@@ -261,5 +254,6 @@ def insert(params: Tree, new: Mapping[str, Any]) -> Tree:
         _check_free("insert", path, held)
         for inner in added:
             _check_free("insert", inner, ())
-        held |= added
+        own = {inner: np.array(one) if isinstance(one, np.ndarray) else one for inner, one in added.items()}
+        held |= unaliased(own, held.values())  # the caller may write into an array of NumPy's
     return nested(held)

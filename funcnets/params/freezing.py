@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from funcnets.compose import Wrapper
 from funcnets.layer import Layer
-from funcnets.shapes import names_of
 from funcnets.values import Value
-from funcnets.wrappers import Tied
 
 
 class Frozen(Value):
@@ -20,7 +17,7 @@ class Frozen(Value):
     net: Layer
 
     def __call__(self, path: str) -> bool:
-        return _is_frozen(self.net, names_of(path))
+        return self.net._is_frozen(path)
 
 
 def frozen(net: Layer) -> Frozen:
@@ -38,14 +35,3 @@ def frozen(net: Layer) -> Frozen:
       (True, False)
     """
     return Frozen(net)
-
-
-def _is_frozen(layer: Layer, names: list[str]) -> bool:
-    path = "/".join(names)
-    if isinstance(layer, Wrapper) and layer.holds(path):
-        return True
-    if isinstance(layer, Tied) and path == layer.to and not _is_frozen(layer, names_of(layer.target)):
-        return False
-    children = [child for name, child in layer._entries() if name in ("", *names[:1])]
-    rest = names if layer._is_wrapper else names[1:]
-    return bool(children) and all(_is_frozen(child, rest) for child in children)

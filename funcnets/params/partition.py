@@ -9,7 +9,7 @@ import jax
 
 from funcnets.layer import Layer
 from funcnets.params.patterns import Patterns, by_rules, selected
-from funcnets.params.reading import leaves
+from funcnets.params.reading import leaves, unaliased
 from funcnets.shapes import Tree, mapped, names_of, nested, show
 
 
@@ -69,7 +69,7 @@ def merge(*trees: Tree) -> Tree:
                 )
             merged[path] = one
             above |= dict.fromkeys(ways, path)
-    return nested(merged)
+    return nested(unaliased(merged))
 
 
 def labels(params: Tree, rules: Mapping[Any, Any], *, net: Layer | None = None) -> Tree:

@@ -10,11 +10,13 @@ from __future__ import annotations
 import html
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from funcnets.shapes import ABSENT, Tree, entry, flat, is_array, join, names_of, near, ruled, show
 
@@ -57,6 +59,18 @@ def arrays(tree: Tree) -> dict[str, Any]:
                 f"{path or 'the tree'}: takes arrays in nested dicts, got {show(one)}: jnp.asarray makes one"
             )
     return held
+
+
+def unaliased(new: Mapping[str, Any], others: Iterable[Any] = ()) -> dict[str, Any]:
+    """Arrays by path, of which none is one of the others or stands twice: such an array could not be donated."""
+    taken = set(map(id, others))
+    single: dict[str, Any] = {}
+    for path, one in new.items():
+        if id(one) in taken and isinstance(one, (np.ndarray, jax.Array)):
+            one = np.array(one) if isinstance(one, np.ndarray) else jnp.array(one)
+        taken.add(id(one))
+        single[path] = one
+    return single
 
 
 def _check(tree: Tree, path: str) -> None:

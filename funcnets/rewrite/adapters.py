@@ -12,6 +12,7 @@ it computes what the net does, to the bit.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,7 +22,7 @@ from funcnets.parametrizations import LoRA
 from funcnets.places import Place, rebuilt, walk
 from funcnets.plan import fault_rows
 from funcnets.rules import chosen
-from funcnets.shapes import Tree, differences, flat, join, misfit_error, nested, show
+from funcnets.shapes import Tree, describe, differences, flat, join, misfit_error, nested, show
 from funcnets.wrappers import Freeze
 
 
@@ -57,14 +58,7 @@ class Adapted(Freeze):
     @functools.cached_property
     def _adapters(self) -> frozenset[str]:
         """The paths of all that its LoRAs learn."""
-        loras = (
-            join(place.path, name)
-            for place in walk(Place("", self._entries()[0][1]))
-            if isinstance(place.layer, Parametrized)
-            for name, how in place.layer.by
-            if isinstance(how, LoRA)
-        )
-        return frozenset(join(path, factor) for path in loras for factor in ("down", "up"))
+        return frozenset(join(path, factor) for path in _adapted_paths(self) for factor in ("down", "up"))
 
     def _check_plan(self, arrays: Any, lifted: bool) -> None:
         if self.but:  # a pattern may speak of a parameter that was one array before it was adapted
@@ -95,7 +89,8 @@ def lora(
 
     Raises:
       ValueError: A pattern that matches no parameter, or one that is no kernel, has a parametrisation already or has
-        others tied to it; parameters that are not the net's.
+        others tied to it; a rank above that of any change of a kernel, its smaller side; parameters that are not the
+        net's.
       TypeError: A rule that is neither a rank nor a LoRA.
 
     Source: Hu et al. 2021, LoRA: low-rank adaptation of large language models. In the PEFT library an adapter stands
@@ -104,11 +99,11 @@ def lora(
     Example:
       >>> net, x = fn.Sequential(fn.Attention(2), ("head", fn.Dense(3))), jnp.ones((1, 5, 8))
       >>> params = net.init(jax.random.key(0), x)
-      >>> adapted, params = fn.rewrite.lora(net, {"**/query/kernel": 2, "head/kernel": 4}, params, jax.random.key(1), x)
+      >>> adapted, params = fn.rewrite.lora(net, {"**/query/kernel": 2, "head/kernel": 3}, params, jax.random.key(1), x)
       >>> frozen = fn.params.frozen(adapted)
       >>> {path: array.shape for path, array in fn.params.paths(params) if not frozen(path)}
       {'attention_0/query/kernel/down': (8, 2), 'attention_0/query/kernel/up': (2, 8),
-      'head/kernel/down': (8, 4), 'head/kernel/up': (4, 3)}
+      'head/kernel/down': (8, 3), 'head/kernel/up': (3, 3)}
     """
     before = net.plan(*sample, **kwargs)
     rows = fault_rows(net, "params", differences(before.params, params), params)
@@ -122,7 +117,20 @@ def lora(
         for path, one in adapted.plan(*sample, **kwargs).declared["params"].items()
         if isinstance(one.what, Decomposed) and not isinstance(old[path].what, Decomposed)
     }
+    for path, one in new.items():
+        _check_rank(path, one.what)
     return adapted, taken_apart(new, params, key)
+
+
+def _adapted_paths(net: Layer) -> list[str]:
+    """The paths of all parameters that a LoRA stands for."""
+    return [
+        join(place.path, name)
+        for place in walk(Place("", net))
+        if isinstance(place.layer, Parametrized)
+        for name, how in place.layer.by
+        if isinstance(how, LoRA)
+    ]
 
 
 def _as_lora(pattern: Any, how: Any) -> LoRA:
@@ -134,6 +142,17 @@ def _as_lora(pattern: Any, how: Any) -> LoRA:
             "parametrisation there is fn.parametrize"
         )
     return how
+
+
+def _check_rank(path: str, one: Decomposed) -> None:
+    """Raises for factors wider than any change of the kernel needs, as a matrix (all axes but the last, last)."""
+    spec = one.what.shapes
+    full = max(1, min(math.prod(spec.shape[:-1]), spec.shape[-1]))
+    if isinstance(one.how, LoRA) and one.how.rank > full:
+        raise ValueError(
+            f"{path or 'the parameter'}: a change of {show(spec)} has a rank of {full} at most, got {one.how!r}. The "
+            f"first pattern that fits says the rank: {{{path!r}: {full}, ...}}; or name the others alone"
+        )
 
 
 def _adapted(net: Layer) -> Layer:
@@ -167,7 +186,8 @@ def merge_lora(net: Layer, params: Tree, *sample: Any, **kwargs: Any) -> tuple[L
       the same by default comes back as that default.
 
     Raises:
-      ValueError: Parameters that are not the net's, or of an adapted layer that the sample does not meet.
+      ValueError: A net without LoRA; parameters that are not the net's, or of an adapted layer that the sample does not
+        meet.
 
     Example:
       >>> net, x = fn.Sequential(fn.Dense(4), jnp.tanh), jnp.ones((1, 3))
@@ -177,5 +197,10 @@ def merge_lora(net: Layer, params: Tree, *sample: Any, **kwargs: Any) -> tuple[L
       >>> plain == net, merged["dense_0"]["kernel"].shape
       (True, (3, 4))
     """
+    if not _adapted_paths(net):
+        raise ValueError(
+            f"merge_lora takes a net that lora has adapted, and {describe(net)} has no parameter with an fn.LoRA: give "
+            "the net that lora returned, with its parameters"
+        )
     plain, params, _ = baked(LoRA, net.plan(*sample, **kwargs), params, None)
     return plain, params

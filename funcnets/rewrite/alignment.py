@@ -17,10 +17,11 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from funcnets.combinators import Repeat
 from funcnets.compose import Composed, Composite
 from funcnets.layer import Layer
-from funcnets.leaves import Function
-from funcnets.shapes import below, join, names_of
+from funcnets.leaves import Function, as_layer, is_child
+from funcnets.shapes import below, join, names_of, show
 from funcnets.values import comparable
 
 
@@ -74,6 +75,14 @@ class Match(NamedTuple):
             yield from match.walk()
 
 
+def two_nets(who: str, a: Any, b: Any, remedy: str) -> tuple[Layer, Layer]:
+    """Two nets, layers or functions, as layers; raises for anything else."""
+    for net in (a, b):
+        if not is_child(net):
+            raise TypeError(f"{who} takes two nets, layers or functions, got {show(net)}: {remedy}")
+    return as_layer(a), as_layer(b)
+
+
 def aligned(old: Layer, new: Layer) -> Match:
     """The layers of two nets, matched."""
     return _match(_node(old, "", "", True, 0), _node(new, "", "", True, 0))
@@ -95,6 +104,28 @@ def path_map(match: Match) -> Callable[[str], str | None]:
         return join(became[owner], below(path, owner)) if owner in became else None
 
     return moved
+
+
+def are_repeated(old: Node, new: Node) -> bool:
+    """Whether layers that stood several times in the first net, alone or as a group, are copies in the second."""
+    mine, theirs = _alone(old), _alone(new)
+    fewer = {form for form, n in mine.items() if n > 1 and theirs[form] < n}
+    repeated = [node for node in new.walk() if _is_repeat(node)]
+    return any(
+        node.form in fewer or (node.children and all(child.form in fewer for child in node.children))
+        for node in repeated
+    )
+
+
+def _alone(node: Node) -> Counter[Hashable]:
+    """How often there is each layer that no Repeat holds."""
+    if _is_repeat(node):
+        return Counter()
+    return sum(map(_alone, node.children), Counter([node.form]))
+
+
+def _is_repeat(node: Node) -> bool:
+    return any(isinstance(wrapper, Repeat) and not wrapper.shared for wrapper in node.around)
 
 
 # What is matched

@@ -20,7 +20,7 @@ from funcnets.plan import Plan, fault_rows
 from funcnets.record import Arrays, Kind
 from funcnets.rules import Pattern, chosen, matches
 from funcnets.shapes import Tree, differences, entry, join, misfit_error, show, with_entry
-from funcnets.values import call_code, code
+from funcnets.values import Argument, code
 
 _Paths = Pattern | tuple[Pattern, ...]  # one pattern of parameter paths, or several that stand together
 
@@ -38,12 +38,11 @@ class Initialized(Wrapper):
     def _settled(self) -> None:
         self._set_children([("", as_layer(self.body))], {"body": 0})  # an initialiser that is a function is no child
 
-    def _arguments(self) -> list[str]:
-        rules = ", ".join(f"{code(patterns)}: {code(init)}" for patterns, init in self.rules)
-        return [code(self.body), f"{{{rules}}}"]
+    def _arguments(self) -> list[Argument]:
+        return [Argument(self.body, place=".body"), Argument(dict(self.rules))]
 
-    def __repr__(self) -> str:
-        return call_code("with_init", self._arguments())
+    def _call(self) -> tuple[str, list[Argument], str]:
+        return "with_init(", self._arguments(), ")"
 
     def forward(self, m: Any, *inputs: Any, **kwargs: Any) -> Any:
         return m.body(*inputs, **kwargs)

@@ -3,7 +3,7 @@
 `migrate` keeps what the old net has learned wherever the new net has a place for it, and draws the rest as init does.
 An array follows its layer (see `funcnets.rewrite.alignment`), also where an automatic name has moved; wrappers do not
 count, and a parametrised parameter is one parameter, whatever is held in its place. Nothing is lost in silence: the
-report names each parameter of either net once.
+report (see `funcnets.rewrite.report`) names each parameter of either net once.
 """
 
 from __future__ import annotations
@@ -19,76 +19,12 @@ from funcnets.layer import Layer
 from funcnets.parametrization import Decomposed, Parametrization
 from funcnets.plan import Plan, fault_rows
 from funcnets.record import Declared, Kind
-from funcnets.rewrite.alignment import aligned, path_map
+from funcnets.rewrite.alignment import Match, aligned, are_repeated, path_map, two_nets
 from funcnets.rewrite.initialization import drawn_as_init
+from funcnets.rewrite.report import Changed, Moved, Report
 from funcnets.shapes import Tree, differences, entry, flat, join, misfit_error, names_of, nested, show, specs
 
-
-class Moved(NamedTuple):
-    """A parameter that is kept under another path."""
-
-    old: str
-    new: str
-
-
-class Changed(NamedTuple):
-    """A parameter that has another shape, dtype or form in the new net.
-
-    Attributes:
-      path: Its path there.
-      old: The specs of what the old net holds.
-      new: Those of what the new one does.
-      old_path: Its path in the old net.
-    """
-
-    path: str
-    old: Any
-    new: Any
-    old_path: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Report:
-    """What became of the parameters of two nets; printed, a table.
-
-    Each parameter of the old net stands once among `kept`, `moved`, `dropped` and `reshaped`, each of the new net once
-    among `kept`, `moved`, `fresh` and `reshaped`.
-
-    Attributes:
-      kept: The paths of those that stay as they are.
-      moved: Those that are kept under another path, (old, new).
-      fresh: The paths of those that only the new net has; drawn.
-      dropped: The paths of those that only the old net has.
-      reshaped: Those that both have, and that do not fit any more; drawn anew.
-      converted: Those, among the kept and moved, that are held in another dtype, or in other arrays that the parameter
-        is computed from.
-      state: The same of the state, where one was given.
-    """
-
-    kept: tuple[str, ...] = ()
-    moved: tuple[Moved, ...] = ()
-    fresh: tuple[str, ...] = ()
-    dropped: tuple[str, ...] = ()
-    reshaped: tuple[Changed, ...] = ()
-    converted: tuple[Changed, ...] = ()
-    state: Report | None = None
-
-    def __str__(self) -> str:
-        def change(one: Changed) -> str:
-            return f"{_route(one.old_path, one.path)}  {show(one.old)} -> {show(one.new)}"
-
-        lines = [f"kept       {len(self.kept)} as they are"]
-        lines += [f"moved      {_route(*one)}" for one in self.moved]
-        lines += [f"converted  {change(one)}" for one in self.converted]
-        lines += [f"reshaped   {change(one)}  (drawn)" for one in self.reshaped]
-        lines += [f"fresh      {path or '(all)'}  (drawn)" for path in self.fresh]
-        lines += [f"dropped    {path or '(all)'}" for path in self.dropped]
-        state = [] if self.state is None else ["state", *(f"  {line}" for line in str(self.state).splitlines())]
-        return "\n".join([*lines, *state])
-
-
-def _route(old: str, new: str) -> str:
-    return (new or "(all)") if old == new else f"{old or '(all)'} -> {new or '(all)'}"
+Net = Layer | Callable[..., Any]
 
 
 class Migration(NamedTuple):
@@ -108,16 +44,37 @@ class StateMigration(NamedTuple):
 
 @overload
 def migrate(
-    old_net: Layer, new_net: Layer, params: Tree, key: Any, *sample: Any, state: None = None, **kwargs: Any
+    old_net: Net,
+    new_net: Net,
+    params: Tree,
+    key: Any,
+    *sample: Any,
+    state: None = None,
+    old_sample: tuple[Any, ...] | None = None,
+    **kwargs: Any,
 ) -> Migration: ...
 @overload
 def migrate(
-    old_net: Layer, new_net: Layer, params: Tree, key: Any, *sample: Any, state: Mapping[str, Any], **kwargs: Any
+    old_net: Net,
+    new_net: Net,
+    params: Tree,
+    key: Any,
+    *sample: Any,
+    state: Mapping[str, Any],
+    old_sample: tuple[Any, ...] | None = None,
+    **kwargs: Any,
 ) -> StateMigration: ...
 
 
 def migrate(
-    old_net: Layer, new_net: Layer, params: Tree, key: Any, *sample: Any, state: Tree = None, **kwargs: Any
+    old_net: Net,
+    new_net: Net,
+    params: Tree,
+    key: Any,
+    *sample: Any,
+    state: Tree = None,
+    old_sample: tuple[Any, ...] | None = None,
+    **kwargs: Any,
 ) -> Migration | StateMigration:
     """Parameters for a net that has changed: what the old one has learned is kept, the rest is drawn.
 
@@ -130,13 +87,17 @@ def migrate(
       params: The parameters of the old net.
       key: The key to draw with.
       *sample: Inputs, or their specs, that both nets take.
-      state: The state of the old net; what it has no place for starts as `new_net.init_state(*sample)`.
+      state: The state of the old net; what it has no place for starts as `new_net.init_state(*sample)`. Without it no
+        state is carried over, such as the running statistics of a BatchNorm, and the report says so.
+      old_sample: A tuple of inputs that the old net took, where they were of other sizes than the sample; inputs by
+        keyword go to both.
 
     Returns:
       (params, report); with a state given (params, report, state). Arrays that are kept are the very same.
 
     Raises:
       ValueError: Parameters, or a state, that are not the old net's; a parametrisation that needs its state.
+      TypeError: Something that is no net; an old sample that is no tuple.
 
     Example:
       >>> net, x = fn.Sequential(fn.Dense(8), jax.nn.relu, ("head", fn.Dense(2))), jnp.ones((1, 3))
@@ -147,28 +108,53 @@ def migrate(
       kept       2 as they are
       reshaped   head/kernel  float32[8,2] -> float32[8,5]  (drawn)
       reshaped   head/bias  float32[2] -> float32[5]  (drawn)
+      >>> print(fn.rewrite.migrate(net, net, trained, jax.random.key(1), jnp.ones((1, 4)), old_sample=(x,)).report)
+      kept       3 as they are
+      reshaped   dense_0/kernel  float32[3,8] -> float32[4,8]  (drawn)
     """
-    old, new = old_net.plan(*sample, **kwargs), new_net.plan(*sample, **kwargs)
+    old_net, new_net = two_nets("migrate", old_net, new_net, "migrate(old_net, new_net, params, key, x)")
+    if old_sample is not None and not isinstance(old_sample, tuple):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"migrate takes old_sample as a tuple of inputs, got {show(old_sample)}: old_sample=(x,)")
+    old = old_net.plan(*(sample if old_sample is None else old_sample), **kwargs)
+    new = new_net.plan(*sample, **kwargs)
     _check(old, "params", params)
     if state is not None:
         _check(old, "states", state)
-    moved = path_map(aligned(old_net, new_net))
+    match = aligned(old_net, new_net)
+    moved = path_map(match)
     kept, report = _carried("params", old, new, moved, params, state, key)
+    report = dataclasses.replace(report, hint=_hint(match) if report.fresh or report.dropped else "")
     drawn = drawn_as_init(new, "params", key, [*report.fresh, *(one.path for one in report.reshaped)])
     params = _assembled(new, "params", kept, drawn)
     if state is None:
-        return Migration(params, report)
+        both = bool(old.declared["states"] and new.declared["states"])
+        return Migration(params, dataclasses.replace(report, without_state=both))
     kept, states = _carried("states", old, new, moved, state, None, key)
     state = _assembled(new, "states", kept, new_net.init_state(*sample, **kwargs))
     return StateMigration(params, dataclasses.replace(report, state=states), state)
 
 
 def _check(plan: Plan, kind: Kind, tree: Tree) -> None:
-    """Raises for a tree of another structure; shapes may be those of another sample."""
+    """Raises for a tree that is not the old net's."""
     declared = plan.params if kind == "params" else plan.states
     rows = fault_rows(plan.layer, kind, differences(declared, tree), tree)
-    if any(what != "reshaped" or isinstance(entry(declared, path), dict) for what, path, *_ in rows):
-        raise misfit_error(rows, "params" if kind == "params" else "state")
+    if rows:
+        error = misfit_error(rows, "params" if kind == "params" else "state")
+        error.add_note(
+            "migrate takes what the old net holds, which comes first: migrate(old_net, new_net, params, key, x). If "
+            "that net took inputs of other sizes than x, say which: migrate(..., old_sample=(old_x,))"
+        )
+        raise error
+
+
+def _hint(match: Match) -> str:
+    """What carries parameters into a Repeat, or out of one."""
+    assert match.old is not None and match.new is not None
+    if are_repeated(match.old, match.new):
+        return "equal layers became a Repeat: fn.rewrite.roll stacks their parameters, fn.params.rename moves them"
+    if are_repeated(match.new, match.old):
+        return "a Repeat became equal layers: fn.rewrite.unroll unstacks its parameters, fn.params.rename moves them"
+    return ""
 
 
 # From the old tree to the new one
@@ -254,8 +240,6 @@ def _in_form(path: str, old: _Unit | None, new: _Unit | None, tree: Tree, state:
     if old is None or new is None or _how(old) == _how(new):
         return held
     if isinstance(old.one.what, Decomposed):
-        if differences(old.specs, held):
-            return held
         held = old.one.what.computed(path, tree, state, old.one.copies)
     if isinstance(new.one.what, Decomposed):
         whole = new.one.what.what.shapes

@@ -44,6 +44,8 @@ def roll(net: Layer, params: Tree, *sample: Any, state: Tree = None, **kwargs: A
 
     Random numbers and initial values follow the path, so dropout draws other masks, and `init` other values.
 
+    A net of one's own may hold the run under another name; `fn.params.rename` moves the parameters, and a state, there.
+
     Args:
       net: The net.
       params: Its parameters; None for the net alone.
@@ -64,6 +66,9 @@ def roll(net: Layer, params: Tree, *sample: Any, state: Tree = None, **kwargs: A
       Sequential(Dense(8), ('dense_1-12', Repeat(Residual(Dense(8)), 12)), ('head', Dense(2)))
       >>> fn.rewrite.unroll(rolled, params)[0] == net
       True
+      >>> own = fn.Sequential(fn.Dense(8), ("trunk", fn.Repeat(fn.Residual(fn.Dense(8)), 12)), ("head", fn.Dense(2)))
+      >>> own.apply(fn.params.rename(params, {"dense_1-12": "trunk"}), x).shape
+      (4, 2)
     """
     plan = net.plan(*sample, **kwargs)
     trees: dict[Kind, Tree] = {"params": params, "states": state}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any, Never, cast
 
 from funcnets.combinators import Child, Item, Repeat, Sequential, _Row
 from funcnets.layer import Layer
@@ -17,7 +17,7 @@ from funcnets.places import Place
 from funcnets.record import KINDS, Kind
 from funcnets.rewrite.stacking import copies_of
 from funcnets.rewrite.steps import Step, result, stay, within
-from funcnets.shapes import ABSENT, Tree, entry, is_empty, join, misfit_error, unread
+from funcnets.shapes import ABSENT, Tree, entry, is_empty, join, misfit_error, show, unread
 
 
 class Unrolled(_Row):
@@ -52,7 +52,7 @@ class Unrolled(_Row):
         return x
 
 
-def unroll(net: Layer, params: Tree, state: Tree = None) -> Any:
+def unroll(net: Layer, params: Tree, *sample: Never, state: Tree = None) -> Any:
     """The net with the copies of each `Repeat` written out, and its parameters unstacked likewise: `roll` undone.
 
     A run that `roll` named in a `Sequential` becomes its layers again, under their names: automatic ones wherever
@@ -73,6 +73,7 @@ def unroll(net: Layer, params: Tree, state: Tree = None) -> Any:
     Raises:
       ValueError: Parameters or a state that do not fit the net; a `tie`, or a `Freeze` with `but`, whose paths lead
         into a `Repeat`.
+      TypeError: A sample, as `roll` takes it, or a state that does not come by name.
 
     Example:
       >>> net, x = fn.Sequential(("trunk", fn.Repeat(fn.Dense(3), 4))), jnp.ones((2, 3))
@@ -81,6 +82,11 @@ def unroll(net: Layer, params: Tree, state: Tree = None) -> Any:
       ['dense_0', 'dense_1', 'dense_2', 'dense_3']
       >>> flat = fn.rewrite.replace(flat, {"trunk/dense_3": lambda last: fn.Freeze(last)})
     """
+    if sample:
+        raise TypeError(
+            f"unroll takes a net and its parameters, and a state by name, got {show(sample[0])} too: unroll needs no "
+            "sample, unroll(net, params), and a state goes in as state=state"
+        )
     _check_known(net, params, state)
     return result(_written_out(Place("", net), strict=True), params, state)
 

@@ -25,7 +25,7 @@ from funcnets.bound import Bound
 from funcnets.layer import Layer
 from funcnets.params import frozen
 from funcnets.random import run_key
-from funcnets.shapes import Tree, differences, entry, is_array, mapped, misfit_error, show
+from funcnets.shapes import Tree, differences, entry, flat, is_array, mapped, misfit_error, show
 from funcnets.values import holds_nothing
 
 if TYPE_CHECKING:
@@ -91,12 +91,12 @@ def create(
             raise misfit_error(rows, what)
     params = net.init(key, *sample, **kwargs) if params is None else jax.tree.map(jnp.array, params)
     state = net.init_state(*sample, **kwargs) if state is None else jax.tree.map(jnp.array, state)
-    for path, leaf in jax.tree.leaves_with_path(params):
-        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+    is_frozen = frozen(net)
+    for path, leaf in flat(params):
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact) and not is_frozen(path):
             raise TypeError(
-                f"parameters are floating numbers, which an optimiser moves; {jax.tree_util.keystr(path)} is "
-                f"{show(leaf)}: "
-                "declare it among the layer's states, or make it a Constant"
+                f"parameters are floating numbers, which an optimiser moves; {path} is {show(leaf)}: declare it among "
+                "the layer's states, make it a Constant, or put the layer in a Freeze"
             )
     return TrainState(params, state, optimizer.init(_learned(net, params)), jnp.zeros((), jnp.int32), run_key(key))
 

@@ -91,7 +91,8 @@ def test_of_wrappers_the_outermost_is_meant_and_a_class_reaches_those_inside():
     y, outer = fn.capture(net, "")(params, X)
     same_bits(outer, {"": y})
     _, inner = fn.capture(net, fn.Dense)(params, X)
-    np.testing.assert_allclose(inner[""] + X, y, rtol=1e-6)
+    np.testing.assert_allclose(inner[":Dense"] + X, y, rtol=1e-6)
+    same_bits(fn.capture(net, ":Freeze")(params, X)[1], {":Freeze": inner[":Dense"]})
 
 
 def test_layers_are_spoken_of_by_class_value_and_function():
@@ -164,22 +165,25 @@ def test_capturing_everything_in_a_deep_net_computes_nothing_twice():
     assert texts[0].count(" dot(") == texts[1].count(" dot(")
 
 
-def test_equal_captures_are_compiled_once():
-    traces = []
+TRACES = []
 
-    def count(x):
-        traces.append(1)
-        return x
 
-    def captured():
-        return jax.jit(fn.capture(fn.Sequential(fn.Dense(3), count), "dense_0"))
+def counted(x):
+    TRACES.append(1)
+    return x
 
-    first = captured()
-    params = made(fn.Sequential(fn.Dense(3), count), X)
-    first(params, X)
-    before = len(traces)
-    captured()(params, X)
-    assert len(traces) == before
+
+def test_equal_captures_and_edits_are_compiled_once():
+    def net():
+        return fn.Sequential(fn.Dense(3), counted)
+
+    params = made(net(), X)
+    for made_anew in (lambda: fn.capture(net(), "dense_0"), lambda: fn.edit(net(), {"dense_0": jnp.tanh}).apply):
+        jax.jit(made_anew())(params, X)
+        before = len(TRACES)
+        for _ in range(3):
+            jax.jit(made_anew())(params, X)  # nothing keeps the one before alive
+        assert len(TRACES) == before
     assert repr(fn.capture(fn.Dense(3), "")) == "<capture of '' in dense>"
 
 
@@ -197,7 +201,7 @@ def test_an_activation_that_would_leak_out_of_a_raw_transform_is_refused():
         return jax.lax.fori_loop(0, 3, lambda _, h: m.dense(h), m.other(x))
 
     params = made(net, X)
-    with pytest.raises(RuntimeError, match=r"dense: an output that is to be kept inside a raw JAX transform"):
+    with pytest.raises(RuntimeError, match=r"dense runs inside a raw JAX transform .* Leave it out of what"):
         fn.capture(net)(params, X)
     assert list(fn.capture(net, ["other", ""])(params, X)[1]) == ["other", ""]
 
@@ -210,3 +214,47 @@ def test_what_is_not_called_is_not_there():
 
     _, found = fn.capture(net, "*")(made(net, X), X)
     assert list(found) == ["body"]
+
+
+def test_nothing_leaks():
+    net = fn.Sequential(fn.Dense(4), fn.Repeat(fn.Remat(BLOCK), 2))
+    params = made(net, X)
+    with jax.checking_leaks():
+        jax.jit(jax.grad(lambda p: (fn.capture(net)(p, X)[0] ** 2).sum()))(params)
+
+
+def test_outputs_that_are_no_arrays_are_left_out():
+    @fn.compose(inner=fn.compose(dense=fn.Dense(4))(lambda m, x: (m.dense(x), "mode")))
+    def net(m, x):
+        return m.inner(x)[0]
+
+    looped = fn.Repeat(fn.Remat(net), 2)
+    _, found = fn.capture(looped)(made(looped, X), X)
+    assert shapes(found["inner"]) == ((2, 5, 4), None)
+
+
+def test_under_training_it_draws_the_same_and_gives_the_same_gradients():
+    block = fn.Residual(fn.Sequential(fn.Dense(4), fn.Dropout(0.5), fn.BatchNorm()))
+    net = fn.Sequential(fn.Repeat(block, 2), fn.Ensemble(fn.Sequential(fn.Dropout(0.5), fn.Dense(2)), 3))
+    params, state = made(net, X), net.init_state(X)
+
+    def loss(params, apply):
+        y, new = apply(params, X, state=state, key=KEY, train=True)
+        return jnp.sum(y**2), new
+
+    plain = jax.jit(jax.grad(lambda p: loss(p, net.apply), has_aux=True))(params)
+    watched = jax.jit(jax.grad(lambda p: loss(p, lambda *a, **k: fn.capture(net)(*a, **k)[0]), has_aux=True))(params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), plain, watched)
+
+
+def test_a_scan_that_is_not_looked_into_keeps_its_backward_pass():
+    net = fn.Sequential(("rnn", fn.Scan(fn.LSTMCell(4))), ("head", fn.Dense(2)))
+    xs = catalogue.floats(2, 7, 4)
+    params = made(net, xs)
+
+    def backward(apply):
+        return str(jax.make_jaxpr(jax.grad(lambda p: apply(p, xs).sum()))(params)).count("dot_general")
+
+    plain = backward(net.apply)
+    assert backward(lambda p, x: fn.capture(net, "head")(p, x)[0]) == plain
+    assert backward(lambda p, x: fn.capture(net, "rnn")(p, x)[0]) != plain

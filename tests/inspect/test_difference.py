@@ -67,7 +67,7 @@ def test_it_prints_a_line_for_each_change():
         "added      layer_norm_0  LayerNorm()",
         "field      dense_0.features  8 -> 9",
         "removed    relu_0  jax.nn.relu",
-        "wrapped    head  Freeze(but=('bias',))",
+        "wrapped    head  Freeze(..., but=('bias',))",
         "class      head  Dense(2) -> Conv(2, 1)",
         "class      a  jax.nn.tanh -> jax.numpy.cos",
     ]
@@ -75,6 +75,37 @@ def test_it_prints_a_line_for_each_change():
     assert str(diff(D(8), D(8, use_bias=False))) == "field      use_bias  True -> False"
     assert str(diff(S(D(2)), S(("dense_0", D(2))))) == "named      dense_0  automatic -> given"
     assert str(diff(D(8), D(8))) == ""
+
+
+class Scaled(fn.Wrapper):
+    by: float
+    inner: fn.Layer
+
+    def forward(self, m, x):
+        return self.by * m.inner(x)
+
+
+def test_a_wrapper_prints_as_its_own_code_without_what_is_in_it():
+    for net, line in (
+        (fn.Remat(D(2)), "Remat(...)"),
+        (fn.Repeat(D(2), 3), "Repeat(..., 3)"),
+        (fn.Parametrized(D(2), kernel=fn.LoRA(4)), "Parametrized(..., kernel=LoRA(4))"),
+        (fn.tie(D(2), "bias", to="kernel"), "tie(..., 'bias', to='kernel')"),
+        (Scaled(2.0, D(2)), "Scaled(2.0, ...)"),
+    ):
+        assert str(diff(D(2), net)) == f"wrapped    (the net)  {line}"
+        assert str(diff(net, D(2))) == f"unwrapped  (the net)  {line}"
+    frozen = fn.Freeze(jnp.tanh, but="bias")
+    assert str(diff(jnp.tanh, frozen)) == "wrapped    (the net)  Freeze(..., but=('bias',))"
+
+
+def test_functions_are_nets_and_parameters_are_none():
+    assert not diff(jnp.tanh, jnp.tanh)
+    assert str(diff(jnp.tanh, D(2))) == "class      (the net)  jax.nn.tanh -> Dense(2)"
+    params = D(2).init(jax.random.key(0), jnp.ones((1, 3)))
+    for a, b in ((D(2), params), (params, D(2)), (params, params)):
+        with pytest.raises(TypeError, match=r"diff takes two nets, layers or functions, got .*fn\.params\.difference"):
+            diff(a, b)
 
 
 @pytest.mark.parametrize("row", catalogue.ROWS, ids=lambda row: row.name)

@@ -190,3 +190,90 @@ def test_what_cannot_be_is_refused():
         fn.edit(net, {"projection": 0.0}).apply(net.init(KEY, X), X)
     with pytest.raises(ValueError, match="'dense_0@1' speaks of was called"):
         fn.edit(NET, {"dense_0@1": 0.0}).apply(PARAMS, X)
+
+
+def test_an_edited_net_computes_the_same_wherever_it_stands_and_whoever_looks():
+    """What an edit sees (numbers of copies, calls, paths) is counted from its own net on."""
+    per_copy = fn.edit(fn.Repeat(fn.Residual(fn.Dense(4)), 2), {"": lambda y, i: jnp.where(i == 1, 0.0, y)})
+    first_call = fn.edit(fn.Sequential(("a", fn.Dense(4))), {"a@0": lambda y: 0 * y})
+    nets = [
+        fn.Repeat(fn.Sequential(per_copy), 3),
+        fn.Ensemble(per_copy, 2),
+        fn.Sequential(("t", first_call), ("t", first_call)),
+        fn.Repeat(fn.Remat(first_call), 2),
+        fn.Residual(fn.edit(fn.Dense(4), {"": jnp.tanh})),
+    ]
+    for net in nets:
+        params = net.init(KEY, X)
+        plain = jax.jit(net.apply)(params, X)
+        close(jax.jit(lambda p, net=net: fn.capture(net)(p, X)[0])(params), plain)
+        close(fn.edit(net, {"": lambda y: y}).apply(params, X), plain)
+    with pytest.raises(TypeError, match=r"takes \(activation, index\), but the net is in no loop"):
+        inner = fn.edit(fn.Dense(4), {"": lambda y, i: y})
+        net = fn.Repeat(inner, 2)  # the loop is around the edited net, not in it
+        fn.capture(net)(net.init(KEY, X), X)
+
+
+def test_editing_a_layer_does_not_change_what_its_path_means():
+    plain = fn.Sequential(fn.Residual(fn.Dense(4)))
+    edited = fn.Sequential(fn.Residual(fn.edit(fn.Dense(4), {"": lambda y: y})))
+    params = plain.init(KEY, X)
+    found = [fn.capture(net, "dense_0")(params, X)[1]["dense_0"] for net in (plain, edited)]
+    close(*found)
+
+
+def test_what_capture_names_edit_knows():
+    residual = fn.Sequential(fn.Residual(fn.Dense(4)), fn.Dense(2))
+    params = residual.init(KEY, X)
+    for what in (fn.Dense, fn.Dense(4), "dense_0:Dense", ("**", fn.Dense)):
+        _, found = fn.capture(residual, what)(params, X)
+        assert "dense_0:Dense" in found
+        close(fn.edit(residual, found).apply(params, X), residual.apply(params, X))
+    tied = fn.Sequential(("e", fn.Embedding(4, 4)), ("e", fn.Unembed()))
+    ids = jnp.array([[1, 2, 3]])
+    params = tied.init(KEY, ids)
+    y, found = fn.capture(tied, "e")(params, ids)
+    assert list(found) == ["e", "e@1"]
+    close(fn.edit(tied, {"e": found["e"]}).apply(params, ids), y)  # arrays are for one call
+    assert list(fn.capture(tied, "e@1")(params, ids)[1]) == ["e@1"]
+    assert list(fn.capture(tied, fn.Unembed)(params, ids)[1]) == ["e@1"]
+
+
+def test_a_patch_for_another_number_of_copies_or_steps_is_refused():
+    net, xs = fn.Sequential(fn.Scan(fn.LSTMCell(3)), fn.Dense(2)), catalogue.floats(2, 7, 4)
+    params = net.init(KEY, xs)
+    _, short = fn.capture(net, "lstm_cell_0")(params, xs[:, :5])
+    with pytest.raises(ValueError, match=r"one entry each, \(7, 2, 3\) at lstm_cell_0, got float32\[5,2,3\]"):
+        fn.edit(net, short).apply(params, xs)
+    ensemble = fn.Ensemble(fn.Dense(2), 4)
+    with pytest.raises(ValueError, match=r"\(4, 5, 2\) at the net, got float32\[2,5,2\]"):
+        fn.edit(ensemble, {"": jnp.zeros((2, 5, 2))}).apply(ensemble.init(KEY, X), X)
+    none = fn.Sequential(fn.Repeat(fn.Dense(4), 0), fn.Dense(2))
+    params = none.init(KEY, X)
+    _, found = fn.capture(none)(params, X)
+    close(fn.edit(none, found).apply(params, X), none.apply(params, X))
+
+
+def test_what_is_added_is_like_the_activation():
+    with pytest.raises(ValueError, match=r"float32\[5,2\] at head, got float32\[1,2\]"):
+        fn.edit(NET, {"head": jnp.zeros((1, 2))}, add=True).apply(PARAMS, X)
+    with pytest.raises(TypeError, match="adds numbers and arrays, got the function jax.nn.tanh: add in it"):
+        fn.edit(NET, {"head": jnp.tanh}, add=True)
+    close(fn.edit(NET, {"head": 2.0}, add=True).apply(PARAMS, X), NET.apply(PARAMS, X) + 2)
+    traced = jax.jit(lambda fill: fn.edit(NET, {"head": fill}).apply(PARAMS, X))(jnp.float32(3))
+    close(traced, jnp.full((5, 2), 3.0))
+
+
+def test_slips_are_answered():
+    for wrong in (jnp.tanh, PARAMS, NET.apply):
+        with pytest.raises(TypeError, match="edit takes a net first, got "):
+            fn.edit(wrong, {"head": 0.0})
+        with pytest.raises(TypeError, match="capture takes a net first, got "):
+            fn.capture(wrong, "head")
+    with pytest.raises(ValueError, match="capture takes what it speaks of, .* got none"):
+        fn.capture(NET, [])
+    for change in (fn.Dense(4), "zero"):
+        with pytest.raises(TypeError, match=r"a function of the activation, a number or arrays for 'head', got "):
+            fn.edit(NET, {"head": change})
+    with pytest.raises(ValueError, match="a name is a non-empty string without '/', '.', ':' and '@', got 'a@1'"):
+        fn.Sequential(("a@1", fn.Dense(4)))

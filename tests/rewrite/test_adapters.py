@@ -314,7 +314,8 @@ def test_other_parametrisations_stay():
     assert plain == net
     same_bits(merged["head"], params["head"])
     assert plain.apply(merged, X, state=state)[0].shape == (2, 3)
-    assert merge_lora(net, params, X) == (net, params)
+    with pytest.raises(ValueError, match=r"merge_lora takes a net that lora has adapted, and .* no parameter with"):
+        merge_lora(net, params, X)
 
 
 def test_a_net_that_makes_its_layers_stays_a_row_of_them():
@@ -347,6 +348,7 @@ def test_what_cannot_be():
         ({"**/kernl": 2}, ValueError, r"'\*\*/kernl' matches no parameter"),
         ({"**": 2}, ValueError, r"LoRA\(2\) takes a floating parameter with two axes or more, got float32\[4\]"),
         ({"**/kernel": 0}, ValueError, "LoRA takes rank as a whole number, at least 1, got 0"),
+        ({"**/kernel": 4}, ValueError, r"head/kernel: a change of float32\[4,3\] has a rank of 3 at most, got Lo"),
         ({"**/kernel": "2"}, TypeError, r"lora takes a rank or an fn.LoRA for '\*\*/kernel', got '2'"),
         ({"**/kernel": fn.WeightNorm()}, TypeError, r"got WeightNorm\(\).* there is fn.parametrize"),
     ):
@@ -354,6 +356,13 @@ def test_what_cannot_be():
             lora(net, rules, params, NEW, X)
     with pytest.raises(ValueError, match=r"missing +head/kernel +expected float32\[4,3\], got nothing"):
         lora(net, {"**/kernel": 2}, {"dense_0": params["dense_0"]}, NEW, X)
+    full, new = lora(net, {"head/kernel": 3, "**/kernel": 4}, params, NEW, X)  # what the message says
+    assert learned(full, new)
+    conv, x = fn.Conv(5, 3), floats(2, 6, 1)
+    with pytest.raises(ValueError, match=r"kernel: a change of float32\[3,1,5\] has a rank of 3 at most, got LoRA"):
+        lora(conv, {"kernel": 4}, conv.init(KEY, x), NEW, x)
+    empty = floats(2, 0)  # a kernel with no entries has a rank all the same
+    assert learned(*lora(net, {"dense_0/kernel": 1}, net.init(KEY, empty), NEW, empty))
     adapted, new = lora(net, {"**/kernel": 2}, params, NEW, X)
     with pytest.raises(ValueError, match="has a parametrised 'kernel' already"):
         lora(adapted, {"head/kernel": 2}, new, NEW, X)
@@ -366,8 +375,8 @@ def test_what_cannot_be():
 def test_a_layer_class_as_a_rule():
     net = fn.Sequential(("embed", fn.Embedding(7, 8)), fn.Dense(4), fn.LayerNorm(), ("head", fn.Dense(3)))
     params = net.init(KEY, TOKENS)
-    adapted, new = lora(net, {fn.Dense: 4}, params, NEW, TOKENS)
-    again, same = lora(net, {"*/kernel": 4}, params, NEW, TOKENS)
+    adapted, new = lora(net, {fn.Dense: 3}, params, NEW, TOKENS)
+    again, same = lora(net, {"*/kernel": 3}, params, NEW, TOKENS)
     assert adapted == again
     same_bits(new, same)
     assert {path.split("/")[0] for path in learned(adapted, new)} == {"dense_0", "head"}

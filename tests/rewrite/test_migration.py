@@ -1,6 +1,7 @@
 """Trained parameters for a net that has changed."""
 
 import collections
+import re
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +13,8 @@ from hypothesis import strategies as st
 import funcnets as fn
 from funcnets.rewrite import migrate
 from funcnets.rewrite.initialization import parameters
-from funcnets.rewrite.migration import Changed, Report
-from funcnets.shapes import differences, entry
+from funcnets.rewrite.report import Changed, Report
+from funcnets.shapes import differences, entry, within
 
 KEY, OTHER = jax.random.key(0), jax.random.key(1)
 X = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4)).astype(np.float32))
@@ -176,9 +177,24 @@ def test_state_goes_along():
     assert moved.report.state.moved[0] == ("batch_norm_0/mean", "batch_norm_1/mean")
     assert moved.report.state.fresh == ("batch_norm_0/mean", "batch_norm_0/var")
     assert "state\n  kept       0 as they are\n  moved      batch_norm_0/mean -> batch_norm_1/mean" in str(moved.report)
-    assert len(migrate(old, new, params, OTHER, X)) == 2
     with pytest.raises(ValueError, match="the state and the inputs do not belong together"):
         migrate(old, new, params, OTHER, X, state={})
+    with pytest.raises(ValueError, match=r"reshaped +batch_norm_0/mean +expected float32\[4\], got float32\[5\]"):
+        wrong = {"mean": jnp.zeros(5), "var": jnp.ones(5)}
+        migrate(old, new, params, OTHER, X, state={"batch_norm_0": wrong})
+
+
+def test_a_state_that_is_not_given_is_told_of():
+    net, plain = S(D(4), fn.BatchNorm(), D(2)), S(D(4), D(2))
+    line = "state      not given: it starts as init_state gives it"
+    left = migrate(net, net.append(jnp.tanh), net.init(KEY, X), OTHER, X)
+    assert len(left) == 2 and left.report.without_state and str(left.report).splitlines()[-1] == line
+    assert not migrate(net, net, net.init(KEY, X), OTHER, X, state=net.init_state(X)).report.without_state
+    for old, new in ((net, plain), (plain, net), (plain, plain)):  # there is none to be carried
+        report = migrate(old, new, old.init(KEY, X), OTHER, X).report
+        assert not report.without_state and line not in str(report)
+    begun = migrate(plain, net, plain.init(KEY, X), OTHER, X, state={})
+    same(begun.state, net.init_state(X))
 
 
 def test_ties_survive():
@@ -251,11 +267,39 @@ def test_what_the_sample_does_not_meet_is_not_lost():
 
 
 def test_inputs_of_another_width():
-    net = S(D(8), ("head", D(2)))
+    net, wide = S(D(8), ("head", D(2))), jnp.ones((2, 9))
     trained = net.init(KEY, X)
-    params, report = migrate(net, net, trained, OTHER, jnp.ones((2, 9)))
-    assert report.reshaped == (Changed("dense_0/kernel", spec(4, 8), spec(9, 8), "dense_0/kernel"),)
-    assert params["head"]["kernel"] is trained["head"]["kernel"]
+    for before in (X, spec(2, 4)):
+        params, report = migrate(net, net, trained, OTHER, wide, old_sample=(before,))
+        assert report.reshaped == (Changed("dense_0/kernel", spec(4, 8), spec(9, 8), "dense_0/kernel"),)
+        assert params["head"]["kernel"] is trained["head"]["kernel"]
+        same(params["dense_0"]["kernel"], net.init(OTHER, wide)["dense_0"]["kernel"])
+    with pytest.raises(
+        ValueError, match=r"reshaped +dense_0/kernel +expected float32\[9,8\], got float32\[4,8\]"
+    ) as caught:
+        migrate(net, net, trained, OTHER, wide)
+    assert "If that net took inputs of other sizes than x, say which: migrate(..., old_sample=(old_x,))" in str(
+        caught.value.__notes__
+    )
+    with pytest.raises(
+        TypeError, match=r"migrate takes old_sample as a tuple of inputs, got float32\[2,4\]: old_sample="
+    ):
+        migrate(net, net, trained, OTHER, wide, old_sample=X)
+
+
+def test_more_inputs_than_the_old_net_took():
+    def one(m, x):
+        return m.head(m.body(x))
+
+    def two(m, x, z):
+        return m.head(m.body(x) + m.other(z))
+
+    old = fn.compose(body=D(8), head=D(2))(one)
+    new = fn.compose(body=D(8), other=D(8), head=D(2))(two)
+    trained = old.init(KEY, X)
+    params, report = migrate(old, new, trained, OTHER, X, X, old_sample=(X,))
+    assert params["body"]["kernel"] is trained["body"]["kernel"] and len(report.kept) == 4
+    assert report.fresh == ("other/kernel", "other/bias")
 
 
 def test_under_jit_and_on_specs():
@@ -274,6 +318,94 @@ def test_parameters_of_another_net_are_refused():
         migrate(net, other, {**trained, "norm": {"scale": jnp.ones(3)}}, OTHER, X)
     with pytest.raises(ValueError, match=r"replaced +dense_1 "):
         migrate(net, other, {**trained, "dense_1": jnp.ones(3)}, OTHER, X)
+    of_the_new = other.init(KEY, X)
+    for old, new, params in ((net, other, of_the_new), (other, net, trained), (net, net, S(D(9), D(2)).init(KEY, X))):
+        with pytest.raises(ValueError, match=r"the parameters and the inputs do not belong together(.|\n)*reshaped"):
+            migrate(old, new, params, OTHER, X)
+    for nets in ((net, trained), (trained, net), (None, net)):
+        with pytest.raises(TypeError, match=r"migrate takes two nets, layers or functions, got .*: migrate\(old_n"):
+            migrate(*nets, trained, OTHER, X)
+    assert migrate(jnp.tanh, net, {}, OTHER, X).report.fresh
+
+
+# A long report
+
+
+def block(width=16):
+    return fn.Residual(S(fn.LayerNorm(), D(width), jax.nn.gelu, D(4)))
+
+
+def told(old, new):
+    report = migrate(old, new, jax.eval_shape(old.init, KEY, X), OTHER, X).report
+    return str(report).splitlines()
+
+
+def test_deep_nets_are_told_of_by_places():
+    deep = S(D(4), *[block()] * 12, ("head", D(2)))
+    assert told(deep, S(D(4), *[block()] * 4, ("head", D(2)))) == [
+        "kept       28 as they are",
+        "dropped    48 in sequential_{4..11}",
+    ]
+    assert told(S(D(4), *[block()] * 4, ("head", D(2))), deep)[1:] == ["fresh      48 in sequential_{4..11}  (drawn)"]
+    assert told(deep, S(D(4), *[block(9)] * 12, ("head", D(2))))[1:] == [
+        "reshaped   12 in sequential_{0..11}/dense_0/kernel  float32[4,16] -> float32[4,9]  (drawn)",
+        "reshaped   12 in sequential_{0..11}/dense_0/bias  float32[16] -> float32[9]  (drawn)",
+        "reshaped   12 in sequential_{0..11}/dense_1/kernel  float32[16,4] -> float32[9,4]  (drawn)",
+    ]
+    assert "moved      72 in sequential_{0..11} -> sequential_{1..12}" in told(deep, S(D(4), block(9), *deep[1:]))
+    assert told(deep, S())[1:] == [
+        "dropped    2 in dense_0",
+        "dropped    72 in sequential_{0..11}",
+        "dropped    2 in head",
+    ]
+
+
+def test_a_run_that_became_a_repeat_gets_a_hint():
+    deep = S(D(4), *[block()] * 3, ("head", D(2)))
+    own = S(D(4), ("trunk", fn.Repeat(fn.Remat(block()), 3)), ("head", D(2)))
+    roll, unroll = ("hint       " + text for text in (
+        "equal layers became a Repeat: fn.rewrite.roll stacks their parameters, fn.params.rename moves them",
+        "a Repeat became equal layers: fn.rewrite.unroll unstacks its parameters, fn.params.rename moves them",
+    ))  # fmt: skip
+    groups = S(*[D(4), jnp.tanh] * 3)
+    rolled = fn.rewrite.roll(groups, None, X)[0]
+    written = fn.rewrite.unroll(own, None)[0]
+    for a, b in ((deep, own), (groups, rolled), (written, own)):
+        assert told(a, b)[-1] == roll
+        assert told(b, a)[-1] == unroll
+    for a, b in ((own, own), (deep, S(*deep, D(3))), (S(D(4), D(3)), S(D(4), fn.Repeat(D(4), 2), D(3)))):
+        assert not any(line.startswith("hint") for line in told(a, b))
+    params = deep.init(KEY, X)
+    moved = fn.params.rename(fn.rewrite.roll(deep, params, X)[1], {"sequential_0-2": "trunk"})  # what the hint says
+    np.testing.assert_allclose(own.apply(moved, X), deep.apply(params, X), rtol=1e-5)
+
+
+def meant(text, paths):
+    """Which of some paths a printed path, with numbers from a to b, speaks of."""
+    found = re.search(r"\{(\d+)\.\.(\d+)\}", text)
+    if found is None:
+        return {path for path in paths if within(path, text)}
+    numbers = range(int(found[1]), int(found[2]) + 1)
+    return set().union(*(meant(f"{text[: found.start()]}{i}{text[found.end() :]}", paths) for i in numbers))
+
+
+PATHS = [
+    f"{a}/{b}/{c}" for a in ("x0", "x1", "x2", "y", "10") for b in ("b_0", "b_1", "b_9", "b_10") for c in ("k", "b0")
+]
+
+
+@settings(max_examples=200, deadline=None, database=None)
+@given(st.permutations(PATHS), st.integers(0, len(PATHS)), st.booleans())
+def test_what_is_printed_is_what_is_meant(paths, n, in_order):
+    gone, kept = ((sorted(part) if in_order else part) for part in (paths[:n], paths[n:]))
+    lines = str(Report(kept=tuple(kept), dropped=tuple(gone), reshaped=(Changed("z", 1, 2, "z"),))).splitlines()
+    rest: set[str] = set(gone)
+    for _, number, text in (re.fullmatch(r"dropped    ((\d+) in )?(.*)", line).groups() for line in lines[2:]):
+        found = meant(text, PATHS)
+        assert len(found) == int(number or 1) and found <= rest
+        rest -= found
+    assert not rest
+    assert len(lines) - 2 <= n
 
 
 # Any two nets

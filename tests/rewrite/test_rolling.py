@@ -128,7 +128,7 @@ def check(net, *sample, rolled=None, state=False):
     y, after = jax.jit(net.apply)(params, *sample, state=states)
     z, moved_after = jax.jit(new.apply)(moved, *sample, state=moved_states)
     close(z, y)
-    again, back, back_states = unroll(new, moved, moved_after)
+    again, back, back_states = unroll(new, moved, state=moved_after)
     assert again == net
     same(back, params)
     close(back_states, after)
@@ -293,14 +293,14 @@ def test_copies_are_written_out_wherever_they_stand():
         ("act", fn.Repeat(jnp.tanh, 2)),
     )
     params, state = net.init(KEY, X), net.init_state(X)
-    flat, apart, states = unroll(net, params, state)
+    flat, apart, states = unroll(net, params, state=state)
     assert list(find(flat, fn.Repeat)) == ["shared"]
     assert names(flat)[0] == "sequential_0"
     same(apart["deep"]["sequential_1"]["dense_0"], unstack(params["deep"]["dense_0"])[1])
     y, new = jax.jit(net.apply, static_argnames="train")(params, X, state=state, train=True)
     z, flat_new = jax.jit(flat.apply, static_argnames="train")(apart, X, state=states, train=True)
     close(z, y)
-    close(flat_new, unroll(net, params, new)[2])
+    close(flat_new, unroll(net, params, state=new)[2])
     assert jax.tree.map(jnp.shape, apart) == jax.tree.map(jnp.shape, flat.plan(X).params)
 
 
@@ -335,6 +335,18 @@ def test_bare_arrays_and_empty_trees():
     check(fn.Sequential(fn.Residual(jnp.tanh), fn.Residual(jnp.tanh)), X)
 
 
+def test_a_run_under_a_name_of_ones_own():
+    net = fn.Sequential(*[fn.Residual(fn.Sequential(fn.Dense(6), fn.BatchNorm()))] * 3, ("head", fn.Dense(2)))
+    own = fn.Sequential(("trunk", fn.Repeat(net[0], 3)), ("head", fn.Dense(2)))
+    params, state = net.init(KEY, X), net.init_state(X)
+    _, moved, states = roll(net, params, X, state=state)
+    moved, states = (fn.params.rename(tree, {"sequential_0-2": "trunk"}) for tree in (moved, states))
+    run = jax.jit(lambda net, *trees: net.apply(trees[0], X, state=trees[1], train=True), static_argnums=0)
+    y, _ = run(net, params, state)
+    z, _ = run(own, moved, states)
+    close(y, z)
+
+
 def test_errors():
     net = fn.Sequential(BLOCK, BLOCK, fn.Dense(2))
     params = net.init(KEY, X)
@@ -347,7 +359,10 @@ def test_errors():
     with pytest.raises(ValueError, match="(?s)unread +odd"):
         unroll(rolled, {**moved, "odd": X})
     with pytest.raises(ValueError, match="(?s)unread +odd"):
-        unroll(rolled, moved, {"odd": X})
+        unroll(rolled, moved, state={"odd": X})
+    for extra, shown in ((X, r"float32\[.*\]"), ({}, "{}")):
+        with pytest.raises(TypeError, match=f"got {shown} too: unroll needs no sample, .* state=state"):
+            unroll(rolled, moved, extra)
     short = jax.tree.map(lambda a: a[:1], moved)
     with pytest.raises(ValueError, match="a leading axis of 2, got float32.1,6. under dense_0/bias") as caught:
         unroll(rolled, short)
@@ -378,7 +393,7 @@ def test_gradients_and_training_statistics_are_those_of_the_flat_net():
     got = jax.jit(jax.grad(lambda p: loss(new, p, X, state=moved_state, train=True)))(moved)
     _, after = jax.jit(lambda p: net.apply(p, X, state=state, train=True))(params)
     _, moved_after = jax.jit(lambda p: new.apply(p, X, state=moved_state, train=True))(moved)
-    again, got, moved_after = unroll(new, got, moved_after)
+    again, got, moved_after = unroll(new, got, state=moved_after)
     assert again == net
     close(got, wanted)
     close(moved_after, after)
@@ -414,7 +429,7 @@ def test_caches_roll_with_the_layers():
         y, state = jax.jit(net.apply)(params, step, state=state)
         z, moved_state = jax.jit(new.apply)(moved, step, state=moved_state)
         close(z, y)
-    close(unroll(new, moved, moved_state)[2], state)
+    close(unroll(new, moved, state=moved_state)[2], state)
 
 
 def test_it_runs_under_jit_and_on_shapes():
@@ -472,7 +487,7 @@ def test_every_layer_rolls_and_unrolls(row):
     params, state = jax.eval_shape(lambda: (net.init(KEY, *row.sample), net.init_state(*row.sample)))
     shapes = lambda net: (net.plan(*row.sample).params, net.plan(*row.sample).states)  # noqa: E731
     for act in (
-        lambda params, state: unroll(net, params, state),
+        lambda params, state: unroll(net, params, state=state),
         lambda params, state: roll(net, params, *row.sample, state=state),
     ):
         new = act(None, None)[0]

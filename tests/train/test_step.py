@@ -229,3 +229,19 @@ def test_everything_frozen_changes_nothing():
     state, metrics = fn.train.make_step(net, loss, optimizer)(start, {"x": X, "y": Y})
     same(state.params, before)
     assert np.isfinite(metrics["loss"])
+
+
+def test_a_frozen_array_of_whole_numbers_may_be_a_parameter():
+    class Quantised(fn.Layer):
+        def params(self, x):
+            return {"q": fn.Param((x.shape[-1],), fn.initializers.Constant(3), "int8")}
+
+        def forward(self, p, x):
+            return x * p["q"].astype(x.dtype)[None]
+
+    net = fn.Sequential(fn.Freeze(Quantised()), fn.Dense(1))
+    state = fn.train.create(net, optax.sgd(0.1), KEY, X)
+    state, _ = fn.train.make_step(net, loss, optax.sgd(0.1))(state, {"x": X, "y": Y})
+    assert state.params["quantised_0"]["q"].tolist() == [3] * 5
+    with pytest.raises(TypeError, match="q is int8"):
+        fn.train.create(Quantised(), optax.sgd(0.1), KEY, X)

@@ -79,7 +79,8 @@ def lora(
     Args:
       net: The net.
       rules: From patterns of parameter paths, such as "**/kernel", to ranks or `fn.LoRA`s; a layer class stands for
-        the kernels of its layers, {fn.Dense: 4}. What others are tied to by `fn.tie` or by name takes none.
+        the kernels of its layers, {fn.Dense: 4, fn.TransformerBlock: 8} (the projections in a block are no Dense of
+        their own). What others are tied to by `fn.tie` or by name takes none: the error says what to do.
       params: Its parameters, of which the new ones are made; a step that reuses the buffers of these consumes both.
       key: From which each `down` is drawn, by its path.
       *sample: Inputs of the net, or their specs.

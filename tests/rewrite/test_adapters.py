@@ -380,6 +380,9 @@ def test_a_layer_class_as_a_rule():
     assert adapted == again
     same_bits(new, same)
     assert {path.split("/")[0] for path in learned(adapted, new)} == {"dense_0", "head"}
+    params = GPT.init(KEY, TOKENS)
+    ours, theirs = ({fn.TransformerBlock: 2}, {"transformer_block_0/**/kernel": 2})
+    assert lora(GPT, ours, params, NEW, TOKENS)[0] == lora(GPT, theirs, params, NEW, TOKENS)[0]
 
 
 def test_a_tied_net():

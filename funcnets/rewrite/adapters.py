@@ -32,7 +32,7 @@ class Adapted(Freeze):
     Args:
       body: The layer.
       but: A pattern, or several, of further parameters that take a gradient; paths are the body's own.
-      was_frozen: Whether it stands for a Freeze that was there before, to which `merge_lora` turns it back.
+      was_frozen: Whether it stands for a Freeze that was there before, which it is again once no LoRA is left in it.
 
     Params: the body's.
 

@@ -1274,6 +1274,116 @@ def misspelt_path_to_edit():
 
 
 @mistake(
+    TypeError,
+    where="^TypeError: summary is called",
+    takes=r"summary\(net, x\)",
+    got=r"got parameters among the inputs, \{'dense_0'.*, float32\[4,8\]",
+    do="leave them out",
+)
+def params_to_summary():
+    fn.summary(MLP, PARAMS, X)
+
+
+@mistake(
+    TypeError,
+    where=r"in layer dense_0: Dense\(16\)",
+    takes=r"draw takes inputs of the net, draw\(net, x\)",
+    got="got none",
+    do=r"give a sample, an array or its jax\.ShapeDtypeStruct",
+)
+def draw_without_a_sample():
+    fn.draw(MLP)
+
+
+@mistake(
+    TypeError,
+    where="^TypeError: capture takes what to keep",
+    takes="a pattern of paths, a class, a layer or a function",
+    got=r"got \{'dense_0'",
+    do=r"go to the function that it returns, capture\(net\)\(params, x\)",
+)
+def params_to_capture():
+    fn.capture(MLP, PARAMS)
+
+
+@mistake(
+    TypeError,
+    where=r"in layer \(the net itself\): Sequential\(Dense\(16\)",
+    takes=r"params comes first and is a dict",
+    got=r"got float32\[4,8\]",
+    do=MAKE_PARAMS,
+)
+def input_before_params_of_a_captured_net(run):
+    run(fn.capture(MLP))(X, PARAMS)
+
+
+@mistake(
+    TypeError,
+    where="^TypeError: edit takes the net first",
+    takes=r"edit\(net, \{'path': new\}\)",
+    got=r"got \{'head': 0\.0\}",
+    do="give the layer itself",
+)
+def edits_before_the_net():
+    fn.edit({"head": 0.0}, MLP)
+
+
+@mistake(
+    TypeError,
+    where="^TypeError: check is called",
+    takes=r"check\(net, params, x\)",
+    got=r"got parameters among the inputs, float32\[4,8\], \{'dense_0'",
+    do="they come right after the net",
+)
+def input_before_params_to_check():
+    fn.check(MLP, X, PARAMS)
+
+
+@mistake(
+    TypeError,
+    where=r"in layer dense_0: Dense\(16\)",
+    takes=r"check takes inputs of the net, check\(net, params, x\)",
+    got=r"got float32\[4,8\] and no inputs",
+    do="give them last",
+)
+def forgot_params_to_check():
+    fn.check(MLP, X)
+
+
+@mistake(
+    TypeError,
+    where="^TypeError: check takes the net first",
+    takes=r"check\(net, params, x\)",
+    got="got <apply of sequential>",
+    do=r"the layer itself, neither net\.apply nor params",
+)
+def apply_to_check():
+    fn.check(MLP.apply, PARAMS, X)
+
+
+@mistake(
+    TypeError,
+    where="^TypeError: check takes a loss",
+    takes="that gives one floating number",
+    got=r"got float32\[4\]",
+    do="take its mean",
+)
+def loss_of_every_row_to_check():
+    fn.check(MLP, PARAMS, X, loss=lambda y: (y**2).sum(-1))
+
+
+@mistake(
+    RuntimeError,
+    where="^RuntimeError: check",
+    takes="looks at numbers",
+    got="got tracers",
+    do="call it outside",
+)
+def check_inside_jit():
+    jax.jit(lambda params: fn.check(MLP, params, X).first is None)(PARAMS)
+
+
+@mistake(
     ValueError,
     where=r"in layer encoder: Freeze\(",
     takes="there are .*'head/kernel', 'head/bias'",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+from funcnets.inspect.calls import check_net
 from funcnets.layer import Layer, applied
 from funcnets.leaves import as_layer
 from funcnets.places import Place, What, walk
@@ -55,6 +56,13 @@ def capture(net: Layer, what: What | tuple[What, ...] | list[What] = "**") -> Ca
     `Repeat` that is the stream after each block, for a `Scan` the cell's (carry, y) at each step. The backward pass of
     a Scan that is looked into goes step by step, so gradients may differ by rounding.
 
+    What no layer gives cannot be kept. The weights of an attention are such: `jax.nn.dot_product_attention` makes and
+    uses them within itself. For an `fn.Attention` of plain scores (no groups, mask, bias, positions or normalisation of
+    its queries and keys) they follow from the outputs of its "query" and "keys":
+
+        q, k = (y.reshape(*y.shape[:2], heads, -1) for y in (query, keys))
+        weights = jax.nn.softmax(jnp.einsum("bqhd,bkhd->bhqk", q, k) / q.shape[-1] ** 0.5)
+
     Args:
       net: The net.
       what: Which layers: a pattern of paths, a class, an equal layer, or a function; or several of these. By default
@@ -65,8 +73,8 @@ def capture(net: Layer, what: What | tuple[What, ...] | list[What] = "**") -> Ca
       has no entry; what is no array in an output is left out of it.
 
     Raises:
+      TypeError: Something that is no net, or that layers are not spoken of by.
       ValueError: What speaks of no layer.
-      TypeError: Something that is no net.
       RuntimeError: (when called) a layer in a raw JAX transform of a forward function, out of which an activation
         would leak.
 
@@ -79,7 +87,14 @@ def capture(net: Layer, what: What | tuple[What, ...] | list[What] = "**") -> Ca
       >>> {path: a.shape for path, a in activations.items()}
       {'dense_0': (5, 4), 'dense_1': (3, 5, 4), 'head': (5, 2)}
     """
-    several = tuple(what) if isinstance(what, tuple | list) else (what,)
+    check_net("capture(net, '**')", net)
+    several: tuple[Any, ...] = tuple(what) if isinstance(what, tuple | list) else (what,)
+    for one in several:
+        if not isinstance(one, str) and not callable(one):
+            raise TypeError(
+                f"capture takes what to keep as a pattern of paths, a class, a layer or a function, got {show(one)}: "
+                "parameters and inputs go to the function that it returns, capture(net)(params, x)"
+            )
     check_met("capture", net, several)
     return _captured(net, several) if net._memoable else Captured(net, several)
 
@@ -104,10 +119,8 @@ def speaks_of(what: Any, seen: Seen) -> bool:
     return seen.layer == as_layer(what)
 
 
-def check_met(name: str, net: Any, several: tuple[Any, ...]) -> None:
-    """Raises for what is no net, and for what speaks of no layer of it."""
-    if not isinstance(net, Layer):
-        raise TypeError(f"{name} takes a net first, got {show(net)}: give the layer itself")
+def check_met(name: str, net: Layer, several: tuple[Any, ...]) -> None:
+    """Raises for what speaks of no layer of a net."""
     if not several:
         raise ValueError(f"{name} takes what it speaks of, a pattern of paths or more, got none: '**' is all")
     places: dict[str, list[Place]] = {}

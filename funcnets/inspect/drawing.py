@@ -6,14 +6,15 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from funcnets.inspect.calls import check_net, plan_of
 from funcnets.layer import Layer
-from funcnets.shapes import show
 
 if TYPE_CHECKING:  # the rooms that draw are entered when something is drawn: importing the package stays quick
     from funcnets.inspect.flow import Flow
     from funcnets.inspect.picture.graph import Edge, Graph, Node
     from funcnets.inspect.picture.layout import Layout
 
+_FORM = "draw(net, x)"
 _MOST, _TALLEST = 40, 1400.0  # nodes, frames and functions aside, and the height, of a picture that one reads
 
 
@@ -89,10 +90,10 @@ def draw(net: Layer, *sample: Any, depth: int | None = None, **kwargs: Any) -> D
     from funcnets.inspect.flow import traced
     from funcnets.inspect.picture.labels import kind
 
-    if not isinstance(net, Layer):
-        raise TypeError(f"draw takes a layer and a sample of its inputs, draw(net, x), got {show(net)}")
+    check_net(_FORM, net)
     if depth is not None and (type(depth) is not int or depth < 0):
         raise ValueError(f"draw takes depth as a whole number of levels, at least 0, or None, got {depth!r}")
+    plan_of(_FORM, net, sample, kwargs)
     flow = traced(net, sample, kwargs)
     return _readable(flow, kind(net)) if depth is None else _drawn(flow, kind(net), depth)[0]
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from funcnets.bound import Bound
 from funcnets.compose import Wrapper
+from funcnets.inspect.calls import check_net
 from funcnets.inspect.capture import check_met, speaks_of
 from funcnets.layer import Layer
 from funcnets.places import What
@@ -146,6 +147,7 @@ def edit(net: Layer, changes: Mapping[What, Any], *, add: bool = False) -> Edite
       >>> without_the_second.apply(params, x).shape
       (5, 2)
     """
+    check_net("edit(net, {'path': new})", net)
     if not isinstance(changes, Mapping) or not changes:
         raise TypeError(f"edit takes a mapping from what is replaced to its replacement, got {code(changes)}")
     check_met("edit", net, tuple(changes))

@@ -1,9 +1,10 @@
 """How much a net multiplies: floating-point operations, counted off a traced forward.
 
 Products are what is counted, two operations for each multiplication with its addition: `dot_general`, `ragged_dot` and
-convolutions, wherever they stand. All else counts 0: element-wise functions, sums, sorting, Fourier transforms, and
-the reading and writing of memory, which on today's machines often takes the longer part of the time. Padding is worked
-on like any other value; zeros that a transposed convolution puts between values are not.
+convolutions, wherever they stand. All else counts 0: element-wise functions, sums, sorting, Fourier transforms, solving
+and decomposing of matrices (with its rule for the backward pass), and the reading and writing of memory, which on
+today's machines often takes the longer part of the time. Padding is worked on like any other value; zeros that a
+transposed convolution puts between values are not.
 
 - A scan counts its body for each step, a wrapper with n copies (`Repeat`, `Ensemble`) its child n times.
 - A while loop counts one turn, as nobody knows the number of turns before it runs.
@@ -19,22 +20,25 @@ as the second does, whose carry depends on parameters.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 
+from funcnets.compose import Wrapper
 from funcnets.inspect.equations import Inner, equations, inner, is_literal, product_flops
 from funcnets.inspect.flow import Box, Flow, traced
 from funcnets.layer import Layer
 from funcnets.parametrization import Parametrized
 from funcnets.record import Declared
-from funcnets.shapes import below, join, nested
-from funcnets.wrappers import Freeze, Remat
+from funcnets.shapes import below, flat, join
+from funcnets.wrappers import Remat, Tied
 
 _REMAT = ("checkpoint", "remat", "remat2")  # the equation of jax.checkpoint has had these names
 _Flags = tuple[bool, ...]
+_Learns = Callable[[Box | None, str], bool]
+"""Whether an array that a layer sees takes a gradient, by the call that it is seen in and its path there."""
 
 
 class Flops(NamedTuple):
@@ -65,15 +69,24 @@ def flops_of(flow: Flow, params: Mapping[str, Declared]) -> Tally:
       flow: The traced forward.
       params: The net's declared parameters by path, `plan.declared["params"]`.
     """
-    jaxpr = flow.jaxpr.jaxpr
-    inputs, outputs = (False,) * len(jaxpr.invars), (True,) * len(jaxpr.outvars)
-    return _Counter(flow, params).count(jaxpr, inputs, outputs)[0]
+    return _count(flow, functools.partial(_learns, flow, params))
 
 
 def net_flops(net: Layer, sample: tuple[Any, ...], kwargs: dict[str, Any]) -> Flops:
     """The operations of a whole net."""
+    flow, params = traced(net, sample, kwargs), net.plan(*sample, **kwargs).declared["params"]
+    return _total(flops_of(flow, params))
+
+
+def _count(flow: Flow, learns: _Learns) -> Tally:
+    jaxpr = flow.jaxpr.jaxpr
+    inputs, outputs = (False,) * len(jaxpr.invars), (True,) * len(jaxpr.outvars)
+    return _Counter(flow, learns).count(jaxpr, inputs, outputs)[0]
+
+
+def _total(tally: Tally) -> Flops:
     total = Flops()
-    for flops in flops_of(traced(net, sample, kwargs), net.plan(*sample, **kwargs).declared["params"]).values():
+    for flops in tally.values():
         total = total.plus(flops)
     return total
 
@@ -81,41 +94,27 @@ def net_flops(net: Layer, sample: tuple[Any, ...], kwargs: dict[str, Any]) -> Fl
 # Which parameters learn
 
 
-def _learning(flow: Flow, params: Mapping[str, Declared]) -> dict[int, _Flags]:
-    """For each equation that stands for arrays, by its id, which of them take a gradient."""
-    found: dict[int, _Flags] = {}
-    for box, equation in equations(flow):
-        held = flow.held_by(equation)
-        if held is None:
-            continue
-        found[id(equation)] = tuple(
-            held.kind == "params" and not _is_frozen(flow, box, name)
-            for name in _names(held.path, params, len(equation.outvars))
-        )
-    return found
-
-
-def _is_frozen(flow: Flow, box: Box | None, name: str | None) -> bool:
-    """Whether an array, by path if that is known, is in a `Freeze` that the call is in."""
-    while box is not None:
-        layer = box.layer
-        if isinstance(layer, Freeze) and (not layer.but or (name is not None and layer.holds(below(name, box.path)))):
-            return True
-        box = None if box.parent is None else flow.boxes[box.parent]
-    return False
-
-
-def _names(path: str, params: Mapping[str, Declared], count: int) -> list[str | None]:
-    """The paths of the arrays that a layer declared, in JAX's order; None each where it sees others than it declared,
-    as it does when they are tied or parametrised.
+def _learns(flow: Flow, params: Mapping[str, Declared], box: Box | None, path: str) -> bool:
+    """Whether an array, by the path where a layer in this call sees it, takes a gradient: some of the parameters that
+    it is computed from does, past all the wrappers that the call is in.
     """
-    own = {
-        below(full, path): one.shapes for full, one in params.items() if f"{full}/".startswith(f"{path}/") or not path
-    }
-    leaves = jax.tree_util.tree_leaves_with_path(nested(own)) if own else []
-    if len(leaves) != count:
-        return [None] * count
-    return [join(path, jax.tree_util.keystr(keys, simple=True, separator="/")) for keys, _ in leaves]
+    paths = {path}
+    while box is not None and paths:
+        if isinstance(box.layer, Wrapper):
+            paths = {join(box.path, one) for name in paths for one in _around(box.layer, box.path, name, params)}
+        box = None if box.parent is None else flow.boxes[box.parent]
+    return bool(paths)
+
+
+def _around(wrapper: Wrapper, root: str, path: str, params: Mapping[str, Declared]) -> Iterator[str]:
+    """The paths below its root of what a wrapper computes its child's parameter from, but for what it holds."""
+    name = below(path, root)
+    inside = [name]
+    if isinstance(wrapper, Tied) and name == wrapper.target:
+        inside = [wrapper.to]
+    if isinstance(wrapper, Parametrized) and name in dict(wrapper.by) and path in params:
+        inside = [join(name, one) for one, _ in flat(params[path].shapes)]
+    yield from (one for one in inside if not wrapper.holds(one))
 
 
 # The count
@@ -126,9 +125,14 @@ class _Counter:
     come in there.
     """
 
-    def __init__(self, flow: Flow, params: Mapping[str, Declared]) -> None:
+    def __init__(self, flow: Flow, learns: _Learns) -> None:
         self._flow = flow
-        self._learning = _learning(flow, params)
+        self._learns = learns
+        self._learning = {  # of each equation that stands for an array, by its id
+            id(equation): held.kind == "params" and learns(box, held.array)
+            for box, equation in equations(flow)
+            if (held := flow.held_by(equation)) is not None
+        }
         self._known: dict[Any, Any] = {}
 
     def count(self, jaxpr: Any, inputs: _Flags, outputs: _Flags) -> tuple[Tally, _Flags]:
@@ -182,10 +186,13 @@ class _Counter:
         if isinstance(layer, Parametrized):
             shapes = layer._targets(*box.inputs)
             for name, how in layer.by:
-                made = net_flops(how, (shapes[name],), {})
-                stopped = not gradients or _is_frozen(self._flow, box, join(box.path, name))
-                total = total.plus(Flops(made.forward, 0 if stopped else made.gradient))
+                made = _total(_count(traced(how, (shapes[name],), {}), self._in_place_of(box, name)))
+                total = total.plus(made if gradients else made._replace(gradient=0))
         return total
+
+    def _in_place_of(self, box: Box, name: str) -> _Learns:
+        """Which of the arrays that are held in the place of a wrapper's parameter learn."""
+        return lambda _, path: self._learns(box, join(join(box.path, name), path))
 
     def _turns(self, one: Inner, inputs: _Flags, outputs: _Flags) -> tuple[Tally, _Flags]:
         """All turns of a computation in an equation with these flags."""
@@ -217,7 +224,7 @@ class _Counter:
 
     def _spread_over(self, equation: Any, inputs: _Flags) -> _Flags:
         if self._flow.held_by(equation) is not None:
-            return self._learning[id(equation)]
+            return (self._learning[id(equation)],) * len(equation.outvars)
         if equation.primitive.name == "stop_gradient":
             return (False,) * len(equation.outvars)
         inside = [one for one in inner(equation, self._flow.box_of(equation)) if one.gives]

@@ -20,7 +20,7 @@ import jax
 from funcnets.layer import Layer
 from funcnets.plan import Planning, Sample, on_shapes
 from funcnets.record import Kind, Recorder, stand_in
-from funcnets.shapes import Tree, is_array, specs
+from funcnets.shapes import Tree, is_array, join, specs
 
 _BOX, _HELD = "layer_call_", "held_"  # what the equations of boxes, and of parameters and states, are called
 
@@ -52,10 +52,17 @@ class Box(NamedTuple):
 
 
 class Held(NamedTuple):
-    """An array that a layer holds, as it meets the flow."""
+    """An array that a layer holds, as it meets the flow.
+
+    Attributes:
+      kind: Of the parameters, or of the states.
+      path: The layer's path.
+      array: The array's own path, as the layer sees it.
+    """
 
     kind: Kind
     path: str
+    array: str
 
 
 class Flow(NamedTuple):
@@ -65,11 +72,13 @@ class Flow(NamedTuple):
       jaxpr: The whole net's: its one equation is the net's own box.
       boxes: All calls by number. (A loop's body may be traced more than once: the equations say which calls count.)
       held: What the equations without inputs are that stand for parameters and states, by number.
+      given: The calls that compute with parameters which a caller gives them.
     """
 
     jaxpr: Any
     boxes: tuple[Box, ...]
     held: tuple[Held, ...]
+    given: frozenset[int] = frozenset()
 
     def box_of(self, equation: Any) -> Box | None:
         """The call that an equation of a jaxpr is; None for any other equation."""
@@ -98,7 +107,7 @@ def traced(net: Layer, sample: tuple[Any, ...], kwargs: dict[str, Any]) -> Flow:
         return _arrays(_Boxing(net, "", False, _Noting(pen)).run(inputs, named))
 
     jaxpr = on_shapes(net, forward, lambda f, arrays: jax.make_jaxpr(f)(arrays), given.specs)
-    return Flow(jaxpr, tuple(pen.boxes), tuple(pen.held))
+    return Flow(jaxpr, tuple(pen.boxes), tuple(pen.held), frozenset(pen.given))
 
 
 def _number(equation: Any, prefix: str) -> int | None:
@@ -112,6 +121,7 @@ class _Pen:
     def __init__(self) -> None:
         self.boxes: list[Box] = []
         self.held: list[Held] = []
+        self.given: set[int] = set()
         self.open: list[int] = []
 
 
@@ -169,7 +179,11 @@ class _Boxing(Planning):
 
     def own_params(self, declared: Tree) -> Tree:
         params = super().own_params(declared)
-        return params if self.given is not None else self._marked("params", params)  # given ones are another's
+        if self.given is None:
+            return self._marked("params", params)
+        if jax.tree.leaves(params):  # another's, which are marked where they come from
+            self._pen.given.add(self._pen.open[-1])
+        return params
 
     def own_state(self, declared: Tree) -> Tree:
         return self._marked("states", super().own_state(declared))
@@ -182,13 +196,15 @@ class _Boxing(Planning):
 
     def _marked(self, kind: Kind, tree: Tree) -> Tree:
         """Arrays as equations of their own, which say what they are."""
-        if not jax.tree.leaves(tree):
-            return tree
-        self._pen.held.append(Held(kind, self.path))
-        leaves, structure = jax.tree.flatten(tree)
-        shapes = [jax.typeof(leaf) for leaf in leaves]
-        marked = _boxed(lambda: [stand_in(one) for one in shapes], f"{_HELD}{len(self._pen.held) - 1}")()
-        return jax.tree.unflatten(structure, marked)
+        return jax.tree.map_with_path(lambda at, leaf: self._mark(kind, _path_of(at), jax.typeof(leaf)), tree)
+
+    def _mark(self, kind: Kind, name: str, shape: Any) -> Any:
+        self._pen.held.append(Held(kind, self.path, join(self.path, name)))
+        return _boxed(lambda: stand_in(shape), f"{_HELD}{len(self._pen.held) - 1}")()
+
+
+def _path_of(keys: Any) -> str:
+    return jax.tree_util.keystr(keys, simple=True, separator="/")
 
 
 def _arrays(tree: Tree) -> list[Any]:

@@ -1,66 +1,43 @@
-"""What is wrong with the numbers in a net: the first layer whose output is not finite, saturated or constant."""
+"""What is wrong with the numbers in a net: the first input, parameter, output or gradient with a fault.
+
+What a layer is given comes before what it gives: an output that is not finite is no fault of a layer whose kernel or
+input is not. A gradient with respect to an output is computed in what takes this output, so its fault is to be looked
+for there.
+"""
 
 from __future__ import annotations
 
-import math
+import inspect
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from funcnets.combinators import _Copies
+from funcnets.combinators import Sequential, _Copies
+from funcnets.inspect.calls import plan_of
 from funcnets.inspect.editing import edit
+from funcnets.inspect.vitals import Kind, Vitals, is_finite, vitals_of
 from funcnets.layer import Layer, applied
-from funcnets.places import Place
-from funcnets.plan import Sample
+from funcnets.places import Place, walk
+from funcnets.plan import Plan, Sample
 from funcnets.probe import Probe
-from funcnets.shapes import Tree, flat, is_array, show
-
-SATURATED = 0.95  # the share of an output at one of its two ends from which on it is saturated
-_FEW = 20  # entries from which on one can tell
-_NEAR = 0.01  # how near to an end an entry is at it, as a share of the range
-
-
-class Vitals(NamedTuple):
-    """The statistics of one array of numbers: a layer's output, or a gradient.
-
-    Attributes:
-      path: The layer's path, or that of a parameter, and which of several arrays.
-      what: Shape and dtype, "float32[2,20]". In a loop the leading axes count the copies.
-      mean, std, min, max: Of the finite entries.
-      not_finite: How many entries are NaN or infinite.
-      zeros: The share of entries that are 0.
-      at_ends: The share of entries within 1 % of the range from its least or largest entry.
-      fault: "" or what is wrong: "not finite", "constant" (all entries are equal; of a gradient "zero"), "saturated"
-        (95 % of the entries lie at the two ends of the range: a tanh at ±1, a relu that is dead).
-      copy: The number of the first copy of a loop where that is so; () where there is no loop, or no fault.
-    """
-
-    path: str
-    what: str
-    mean: float
-    std: float
-    min: float
-    max: float
-    not_finite: int
-    zeros: float
-    at_ends: float
-    fault: str
-    copy: tuple[int, ...]
+from funcnets.shapes import Tree, flat, is_array, join, show
 
 
 class Health(NamedTuple):
     """What `check` found; prints as a table.
 
     Attributes:
+      given: The inputs, parameters and states that are not finite: the cause of all that follows from them.
       outputs: The layers' outputs, in the order in which they are computed: children before what holds them.
       gradients: With a loss, the gradients with respect to outputs, from the loss on backwards, and then those of the
         parameters.
       unseen: The paths of layers that run inside raw JAX transforms, whose outputs cannot be seen.
     """
 
+    given: tuple[Vitals, ...]
     outputs: tuple[Vitals, ...]
     gradients: tuple[Vitals, ...]
     unseen: tuple[str, ...]
@@ -68,7 +45,7 @@ class Health(NamedTuple):
     @property
     def faults(self) -> tuple[Vitals, ...]:
         """All rows with a fault, in order."""
-        return tuple(row for row in (*self.outputs, *self.gradients) if row.fault)
+        return tuple(row for row in (*self.given, *self.outputs, *self.gradients) if row.fault)
 
     @property
     def first(self) -> Vitals | None:
@@ -76,27 +53,32 @@ class Health(NamedTuple):
         return next(iter(self.faults), None)
 
     def __str__(self) -> str:
-        names = ("mean", "std", "min", "max")
-        table = [("path", "output", *names, "fault")]
-        for title, rows in (("", self.outputs), ("gradients", self.gradients)):
-            table += [(title, "", "", "", "", "", "")] if title and rows else []
-            table += [
-                (row.path or "(the net)", row.what, *(f"{getattr(row, name):.3g}" for name in names), _fault(row))
-                for row in rows
-            ]
+        table: list[tuple[str, ...]] = [("path", "array", *_STATISTICS, "fault")]
+        for title, rows in (("", self.given), ("outputs", self.outputs), ("gradients", self.gradients)):
+            table += [(title, *[""] * 6)] if rows and title and len(table) > 1 else []
+            table += map(_line, rows)
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in table]
         lines.insert(1, "-" * max(map(len, lines)))
-        first = self.first
-        end = "no fault" if first is None else f"first fault: {first.path or 'the net'}: {_fault(first)}"
         unseen = f"\nnot seen, in raw JAX transforms: {', '.join(self.unseen)}" if self.unseen else ""
-        return "\n".join([*lines, end]) + unseen
+        return "\n".join([*lines, self._end()]) + unseen
+
+    def _end(self) -> str:
+        first = self.first
+        if first is None:
+            return "no fault"
+        taker = f"{first.taker}, which" if first.taker else "what"
+        where = f"; computed in {taker} takes it" if first.kind == "gradient" else ""
+        return f"first fault: {first.label}: {first.trouble}{where}"
 
 
-def _fault(row: Vitals) -> str:
-    copy = f" in copy {', '.join(map(str, row.copy))}" if row.copy else ""
-    count = f", {row.not_finite:,} entries" if row.fault == "not finite" else ""
-    return f"{row.fault}{copy}{count}" if row.fault else ""
+_STATISTICS = ("mean", "std", "min", "max")
+
+
+def _line(row: Vitals) -> tuple[str, ...]:
+    place = row.label if row.kind in ("input", "parameter", "state") else row.path or "(the net)"
+    rest = "; statistics of the others" if row.not_finite and jnp.isfinite(row.mean) else ""
+    return place, row.what, *(f"{getattr(row, name):.3g}" for name in _STATISTICS), f"{row.trouble}{rest}"
 
 
 def check(
@@ -111,18 +93,26 @@ def check(
 ) -> Health:
     """The statistics of every layer's output, and the first that is not finite, saturated or constant.
 
+    What the net is given comes first: inputs, parameters and states that are not finite. The net runs, compiled; so
+    this is called outside jit, grad and vmap.
+
     Args:
       net: The net.
       params: Its parameters.
       *inputs: Its inputs.
-      loss: A function of the net's output; given it, the gradients of all outputs and parameters are looked at too.
+      loss: A function of the net's output, which gives one floating number; given it, the gradients of all outputs and
+        parameters are looked at too.
       state: The net's state, if it carries one.
       key: A key, if it is random.
       train: The mode.
 
     Returns:
-      A `Health`: print it, or read `.first`, `.outputs`, `.gradients`. Layers that take no input (a `Param`) have no
-      row, nor have outputs that are no floating numbers.
+      A `Health`: print it, or read `.first`, `.given`, `.outputs`, `.gradients`. Layers that take no input (a `Param`)
+      have no row, nor have outputs that are no floating numbers.
+
+    Raises:
+      TypeError: Inputs that are not the net's, or are no arrays with numbers; a loss that gives something else.
+      RuntimeError: A call inside a JAX transform.
 
     Example:
       >>> net = fn.Sequential(fn.Dense(4), lambda x: x * 1e30, jnp.exp, fn.Dense(2))
@@ -131,8 +121,10 @@ def check(
       >>> health.first.path, health.first.fault
       ('exp_0', 'not finite')
     """
-    order = [call.path for call in net.plan(*inputs, **kwargs).calls if jax.tree.leaves(call.inputs)]
-    given, skipped = Sample((inputs, kwargs)), set[str]()
+    plan = plan_of("check(net, params, x)", net, inputs, kwargs, params)
+    _check_loss(loss)
+    order = [call.path for call in plan.calls if jax.tree.leaves(call.inputs)]
+    given, skipped, loops = Sample((inputs, kwargs)), set[str](), _loops(net)
 
     def passed(net: Layer, params: Tree, arrays: list[Any], probe: Probe | None) -> Any:
         inputs, named = given.filled(arrays)
@@ -146,21 +138,77 @@ def check(
 
     def moved(params: Tree, moves: dict[Any, Any], arrays: list[Any]) -> Any:
         edited = edit(net, moves, add=True) if moves else net
-        return (loss or jnp.sum)(passed(edited, params, arrays, None))
+        return _scalar((loss or jnp.sum)(passed(edited, params, arrays, None)))
 
+    copies, takers = _copies(plan), {"": "the loss", **_takers(net, loops)}
+    wrong = _not_finite(params, copies, (inputs, kwargs), state)
     arrays = [leaf for leaf in jax.tree.leaves((inputs, kwargs)) if is_array(leaf)]
     found = {name: held for name, held in jax.jit(looked_at)(params, arrays).items() if _path(name) in order}
     ordered = sorted(found, key=lambda name: (order.index(_path(name)), len(name), name))
-    loops, none = _loops(net), tuple[Vitals, ...]()
-    outputs = sum((_vitals(name, found[name], loops[_path(name)], _fault_of_output) for name in ordered), none)
+    outputs = [row for name in ordered for row in vitals_of("output", name, found[name], loops[_path(name)])]
+    gradients: list[Vitals] = []
+    if loss is not None:
+        still = {name: jax.tree.map(jnp.zeros_like, held) for name, held in found.items() if _can_move(held)}
+        of_params, moves = jax.jit(jax.grad(moved, argnums=(0, 1)))(params, still, arrays)
+        for name in reversed([name for name in ordered if name in moves]):
+            rows = vitals_of("gradient", name, moves[name], loops[_path(name)])
+            gradients += [row._replace(taker=takers.get(_path(name), "")) for row in rows]
+        for path, array in flat(of_params):
+            gradients += vitals_of("gradient of parameter", path, array, copies.get(path, 0))
+    return Health(wrong, tuple(outputs), tuple(gradients), tuple(sorted(skipped)))
+
+
+def _check_loss(loss: Any) -> None:
+    """Raises unless it is a function of one output, or None."""
     if loss is None:
-        return Health(outputs, (), tuple(sorted(skipped)))
-    still = {name: jax.tree.map(jnp.zeros_like, held) for name, held in found.items() if _is_floating(held)}
-    of_params, moves = jax.jit(jax.grad(moved, argnums=(0, 1)))(params, still, arrays)
-    back = [(name, moves[name], loops[_path(name)]) for name in reversed(ordered) if name in moves]
-    back += [(path, array, 0) for path, array in flat(of_params)]
-    gradients = sum((_vitals(*each, _fault_of_gradient) for each in back), none)
-    return Health(outputs, gradients, tuple(sorted(skipped)))
+        return
+    takes = "check takes loss as a function of the net's output, loss=lambda y: ..., got"
+    if not callable(loss) or isinstance(loss, Layer):
+        raise TypeError(f"{takes} {show(loss)}")
+    try:
+        inspect.signature(loss).bind(None)
+    except TypeError:
+        raise TypeError(f"{takes} one of {inspect.signature(loss)}: with labels, lambda y: f(y, labels)") from None
+    except ValueError:  # a builtin that does not tell
+        pass
+
+
+def _scalar(value: Any) -> Any:
+    if not is_array(value) or value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
+        raise TypeError(
+            f"check takes a loss that gives one floating number, got {show(jax.tree.map(jax.typeof, value))}: take its "
+            "mean, and return no metrics beside it"
+        )
+    return value
+
+
+def _not_finite(
+    params: Tree, copies: dict[str, int], inputs: tuple[tuple[Any, ...], dict[str, Any]], state: Tree
+) -> tuple[Vitals, ...]:
+    """The rows of what a net is given that is not finite, inputs first."""
+    named: dict[str, Any] = {**{str(i): one for i, one in enumerate(inputs[0])}, **inputs[1]}
+    held: dict[Kind, dict[str, Any]] = {"input": named, "parameter": dict(flat(params)), "state": dict(flat(state))}
+    rows: list[Vitals] = []
+    for kind, trees in held.items():
+        for name, tree in trees.items():
+            arrays = jax.tree.map(_as_given, tree)
+            if not is_finite(arrays):
+                rows += vitals_of(kind, name, arrays, copies.get(name, 0) if kind == "parameter" else 0)
+    return tuple(row for row in rows if row.fault)
+
+
+def _as_given(leaf: Any) -> Any:
+    """An array as the net gets it; None for what is no array."""
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        raise TypeError(f"check runs the net, so it takes arrays with their numbers, got the spec {show(leaf)}")
+    return jnp.asarray(leaf) if is_array(leaf) else None
+
+
+def _copies(plan: Plan) -> dict[str, int]:
+    """How many leading axes of a parameter count copies, by path."""
+    return {
+        path: len(one.copies) for full, one in plan.declared["params"].items() for path, _ in flat(one.shapes, full)
+    }
 
 
 def _path(name: str) -> str:
@@ -182,57 +230,19 @@ def _loops(net: Layer) -> dict[str, int]:
     return found
 
 
-def _is_floating(tree: Tree) -> bool:
-    return all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(tree))
+def _takers(net: Layer, loops: dict[str, int]) -> dict[str, str]:
+    """Which layers take the outputs of others, by the latter's paths, as far as rows of layers tell."""
+    found: dict[str, str] = {}
+    for place in walk(Place("", net)):
+        names = [name for name, _ in place.layer._entries()] if isinstance(place.layer, Sequential) else []
+        for name, taker in itertools.pairwise(names):
+            path = join(place.path, name)
+            # The output of a copy goes to the next copy first, and of a name that stands twice either is meant.
+            if names.count(name) == 1 and loops[path] == loops[place.path]:
+                found[path] = join(place.path, taker)
+    return found
 
 
-def _vitals(name: str, tree: Tree, loops: int, fault_of: Callable[[_Numbers], str]) -> tuple[Vitals, ...]:
-    leaves = jax.tree.leaves_with_path(tree)
-    rows: list[Vitals] = []
-    for place, leaf in leaves:
-        if not jnp.issubdtype(leaf.dtype, jnp.floating) or not leaf.size:
-            continue
-        numbers = np.asarray(leaf, np.float64)
-        whole, copies = _measured(numbers), np.ndindex(leaf.shape[:loops])
-        faults = ((fault_of(_measured(numbers[copy])), copy) for copy in copies)
-        fault, copy = next(((fault, copy) for fault, copy in faults if fault), ("", ()))
-        label = name if len(leaves) == 1 else f"{name}{jax.tree_util.keystr(place)}"
-        rows.append(Vitals(label, show(leaf), *whole[:-1], fault, copy))
-    return tuple(rows)
-
-
-class _Numbers(NamedTuple):
-    mean: float
-    std: float
-    min: float
-    max: float
-    not_finite: int
-    zeros: float
-    at_ends: float
-    size: int
-
-
-def _measured(numbers: Any) -> _Numbers:
-    finite = numbers[np.isfinite(numbers)]
-    if not finite.size:
-        return _Numbers(math.nan, math.nan, math.nan, math.nan, numbers.size, 0.0, 0.0, numbers.size)
-    least, most = float(finite.min()), float(finite.max())
-    near = _NEAR * (most - least)
-    at_ends = np.mean((finite <= least + near) | (finite >= most - near))
-    mean, std, zeros = float(finite.mean()), float(finite.std()), float(np.mean(finite == 0))
-    return _Numbers(mean, std, least, most, numbers.size - finite.size, zeros, float(at_ends), numbers.size)
-
-
-def _fault_of_output(numbers: _Numbers) -> str:
-    if numbers.not_finite:
-        return "not finite"
-    if numbers.size > 1 and numbers.min == numbers.max:
-        return "constant"
-    # Of a few numbers, many are the least or the largest.
-    return "saturated" if numbers.size >= _FEW and numbers.at_ends >= SATURATED else ""
-
-
-def _fault_of_gradient(numbers: _Numbers) -> str:
-    if numbers.not_finite:
-        return "not finite"
-    return "zero" if numbers.min == numbers.max == 0 else ""
+def _can_move(tree: Tree) -> bool:
+    """Whether a gradient with respect to this output has numbers."""
+    return all(jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.size for leaf in jax.tree.leaves(tree))

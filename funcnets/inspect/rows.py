@@ -19,9 +19,10 @@ from funcnets.inspect.flops import Flops, flops_of
 from funcnets.inspect.flow import Box, Flow
 from funcnets.layer import Layer
 from funcnets.leaves import is_child
+from funcnets.params import frozen
 from funcnets.plan import Plan
 from funcnets.record import KINDS, Call, Kind
-from funcnets.shapes import join, names_of, show
+from funcnets.shapes import flat, join, names_of, show
 from funcnets.values import code
 from funcnets.wrappers import Tied
 
@@ -37,6 +38,7 @@ class Row(NamedTuple):
       output: The spec of what comes out.
       parameters: How many numbers its parameters are: those of all copies, but not those that are counted elsewhere.
       dtypes: The dtypes of its parameters.
+      frozen: How many of these numbers take no gradient, as `fn.params.frozen` tells.
       bytes: What they take.
       flops: Operations of the forward pass; None where the computation does not come by.
       gradient_flops: What the backward pass adds for the gradients of parameters; None likewise.
@@ -54,6 +56,7 @@ class Row(NamedTuple):
     inputs: tuple[Any, ...]
     output: Any
     parameters: int
+    frozen: int
     dtypes: tuple[str, ...]
     bytes: int
     flops: int | None
@@ -72,8 +75,9 @@ class Row(NamedTuple):
 
     @property
     def marks(self) -> str:
-        """What a table adds to that: ×n for n copies, and in brackets whether it is tied, and so on."""
-        words = ["tied"] * self.tied + ["training only"] * self.train_only
+        """What a table adds to that: ×n for n copies, and in brackets whether it is tied, frozen, and so on."""
+        words = ["tied"] * self.tied + ["frozen"] * (self.parameters == self.frozen > 0)
+        words += ["training only"] * self.train_only
         words += [f"{self.calls} calls"] * (self.calls > 1)
         return f" ×{self.copies}" * (self.copies != 1) + f" ({', '.join(words)})" * bool(words)
 
@@ -144,6 +148,7 @@ class _Place:
     train_only: bool = False
     tied: bool = False
     calls: int = 1
+    frozen: int = 0
     flops: Flops | None = None
     children: list[_Place] = field(default_factory=list["_Place"])
     arrays: dict[Kind, list[Any]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
@@ -177,6 +182,7 @@ class _Place:
             inputs=self.inputs,
             output=self.output,
             parameters=_count(params),
+            frozen=sum(place.frozen for place in inside),
             dtypes=tuple(sorted({one.dtype.name for one in params})),
             bytes=_bytes(params),
             flops=sum(one.forward for one in counted) if counted else None,
@@ -222,9 +228,13 @@ class _Tree:
             if box.number in met or box.path not in paths:  # what a transformation left no equation of has a row, too
                 self._add(box)
         self._add_training([call for call in plan.calls if call.train_only])
+        is_frozen = frozen(plan.layer)
         for kind in KINDS:
             for path, declared in plan.declared[kind].items():
-                self._at(plan.owners[kind][path]).arrays[kind] += jax.tree.leaves(declared.shapes)
+                place = self._at(plan.owners[kind][path])
+                place.arrays[kind] += jax.tree.leaves(declared.shapes)
+                if kind == "params":
+                    place.frozen += _count(one for inner, one in flat(declared.shapes, path) if is_frozen(inner))
         for box in flow.boxes:
             if isinstance(box.layer, Tied):
                 self._at(join(box.path, box.layer.target)).tied = True
@@ -234,18 +244,21 @@ class _Tree:
         return self._by_call[0]
 
     def _met(self) -> tuple[set[int], set[int]]:
-        """The calls that the computation comes by, and those that read parameters of their own place or in it."""
+        """The calls that the computation comes by, and those that read parameters, or have one that does in them."""
         met: set[int] = set()
-        reading: set[int] = set()
+        readers = set(self._flow.given)
         for around, equation in equations(self._flow):
             box, held = self._flow.box_of(equation), self._flow.held_by(equation)
             if box is not None:
                 met.add(box.number)
-            if around is not None and held == ("params", around.path):
-                here: int | None = around.number
-                while here is not None:
-                    reading.add(here)
-                    here = self._flow.boxes[here].parent
+            if around is not None and held is not None and (held.kind, held.path) == ("params", around.path):
+                readers.add(around.number)
+        reading: set[int] = set()
+        for number in readers:
+            here: int | None = number
+            while here is not None:
+                reading.add(here)
+                here = self._flow.boxes[here].parent
         return met, reading
 
     def _add(self, box: Box) -> None:

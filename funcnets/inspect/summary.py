@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from funcnets.inspect.calls import check_net, plan_of
 from funcnets.inspect.flow import traced
 from funcnets.inspect.rows import Row, rows_of
 from funcnets.inspect.tables import html_table, text_table
 from funcnets.layer import Layer
-from funcnets.shapes import show
+
+_FORM = "summary(net, x)"
 
 
 @dataclass(frozen=True, repr=False)
@@ -42,7 +44,7 @@ def summary(net: Layer, *sample: Any, depth: int | None = None, width: int | Non
     n copies (`Repeat`, `Ensemble`), marked ×n, count n times. FLOPs are two for each multiplication with its addition,
     of the whole sample, in evaluation: those of the forward pass, and what the backward pass adds for the gradients of
     parameters. Only products count; `funcnets.inspect.flops` tells more. What is met in training only is marked so, and
-    has none.
+    has none; what is frozen (by `Freeze`, or as `rewrite.lora` does it) likewise, and a line tells how much that is.
 
     Args:
       net: The net.
@@ -66,22 +68,21 @@ def summary(net: Layer, *sample: Any, depth: int | None = None, width: int | Non
       >>> net = fn.Sequential(fn.Dense(256), jax.nn.relu, fn.Dense(10))
       >>> table = fn.summary(net, jax.ShapeDtypeStruct((2, 20), jnp.float32), width=80)
       >>> print(table)
-      path     layer        output          parameters  bytes  FLOPs  gradient
-      ------------------------------------------------------------------------
-      dense_0  Dense(256)   float32[2,256]       5,376  21.5k  20.5k     20.5k
-      relu_0   jax.nn.relu  float32[2,256]           0      0      0         0
-      dense_1  Dense(10)    float32[2,10]        2,570  10.3k  10.2k     20.5k
-      ------------------------------------------------------------------------
-      total    Sequential   float32[2,10]        7,946  31.8k  30.7k     41.0k
+      path     layer        output          parameters  bytes  FLOPs  gradient FLOPs
+      ------------------------------------------------------------------------------
+      dense_0  Dense(256)   float32[2,256]       5,376  21.5k  20.5k           20.5k
+      relu_0   jax.nn.relu  float32[2,256]           0      0      0               0
+      dense_1  Dense(10)    float32[2,10]        2,570  10.3k  10.2k           20.5k
+      ------------------------------------------------------------------------------
+      total    Sequential   float32[2,10]        7,946  31.8k  30.7k           41.0k
       left out at this width: input, dtype
       >>> table.totals.parameters, table.rows[0].flops
       (7946, 20480)
     """
-    if not isinstance(net, Layer):
-        raise TypeError(f"summary takes a net and its sample inputs, got {show(net)}: fn.Sequential(f) for a function")
+    check_net(_FORM, net)
     for name, held, least in (("depth", depth, 1), ("width", width, 20)):
         if held is not None and (type(held) is not int or held < least):
             raise ValueError(f"summary takes {name} as None or a whole number, at least {least}, got {held!r}")
-    plan, flow = net.plan(*sample, **kwargs), traced(net, sample, kwargs)
+    plan, flow = plan_of(_FORM, net, sample, kwargs), traced(net, sample, kwargs)
     totals, *rows = rows_of(plan, flow, depth)
     return Summary(tuple(rows) or (totals,), totals, width)

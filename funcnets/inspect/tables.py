@@ -42,7 +42,7 @@ COLUMNS = (
     Column("state", lambda row: f"{row.state:,}", 5),
     Column("state bytes", lambda row: in_units(row.state_bytes), 8, exact=lambda row: row.state_bytes),
     Column("FLOPs", lambda row: in_units(row.flops), 1, exact=lambda row: row.flops),
-    Column("gradient", lambda row: in_units(row.gradient_flops), 4, exact=lambda row: row.gradient_flops),
+    Column("gradient FLOPs", lambda row: in_units(row.gradient_flops), 4, exact=lambda row: row.gradient_flops),
 )
 _LONGEST, _COMFORTABLE, _SHORTEST = 44, 28, 12  # words, in characters
 
@@ -77,7 +77,7 @@ def _places(rows: Sequence[Row]) -> list[str]:
 
 
 def text_table(rows: Sequence[Row], totals: Row, width: int | None) -> str:
-    """A table in which no line is longer than a width; what it leaves out, its last line tells.
+    """A table in which no line is longer than a width; the lines below it tell what is frozen, and what is left out.
 
     Args:
       rows: The rows.
@@ -109,8 +109,13 @@ def text_table(rows: Sequence[Row], totals: Row, width: int | None) -> str:
     longest = next((n for n in range(_LONGEST, _SHORTEST, -1) if fits(n)), _SHORTEST)
     lines = aligned(cut(longest), {i for i, title in enumerate(cells) if title not in words})
     rule, left_out = "-" * len(lines[0]), ", ".join(column.title for column in columns if column.title in out)
-    note = textwrap.wrap(f"left out at this width: {left_out}", limit) if out else []
-    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], *note])
+    notes = [_of_frozen(totals)] * bool(totals.frozen) + [f"left out at this width: {left_out}"] * bool(out)
+    below_it = [line for note in notes for line in textwrap.wrap(note, limit)]
+    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], *below_it])
+
+
+def _of_frozen(totals: Row) -> str:
+    return f"{totals.frozen:,} of {totals.parameters:,} parameters are frozen"
 
 
 # HTML
@@ -145,7 +150,9 @@ def html_table(rows: Sequence[Row], totals: Row) -> str:
         f'<div class="funcnets-summary"><style>{_STYLE}</style>',
         f"<table>\n<thead><tr><th>path</th>{titles}</tr></thead>\n<tbody>",
         *body,
-        f"</tbody>\n<tfoot><tr><td>total</td>{_cells(columns, totals)}</tr></tfoot>\n</table></div>",
+        f"</tbody>\n<tfoot><tr><td>total</td>{_cells(columns, totals)}</tr></tfoot>\n</table>",
+        *[f"<p>{_of_frozen(totals)}</p>"] * bool(totals.frozen),
+        "</div>",
     ]
     return "\n".join(parts)
 

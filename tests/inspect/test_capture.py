@@ -258,3 +258,18 @@ def test_a_scan_that_is_not_looked_into_keeps_its_backward_pass():
     plain = backward(net.apply)
     assert backward(lambda p, x: fn.capture(net, "head")(p, x)[0]) == plain
     assert backward(lambda p, x: fn.capture(net, "rnn")(p, x)[0]) != plain
+
+
+def test_the_weights_of_an_attention_follow_from_its_queries_and_keys():
+    heads, x = 2, catalogue.floats(3, 5, 8)
+    net = fn.Sequential(("attend", fn.Attention(heads, out=fn.Dense(8))))
+    params = net.init(KEY, x)
+    y, kept = fn.capture(net, ["*/query", "*/keys", "*/values"])(params, x)
+    query, keys, values = (kept[f"attend/{name}"] for name in ("query", "keys", "values"))
+
+    q, k = (y.reshape(*y.shape[:2], heads, -1) for y in (query, keys))
+    weights = jax.nn.softmax(jnp.einsum("bqhd,bkhd->bhqk", q, k) / q.shape[-1] ** 0.5)
+
+    v = values.reshape(*values.shape[:2], heads, -1)
+    together = jnp.einsum("bhqk,bkhd->bqhd", weights, v).reshape(values.shape)
+    np.testing.assert_allclose(fn.Dense(8).apply(params["attend"]["out"], together), y, rtol=1e-5, atol=1e-6)

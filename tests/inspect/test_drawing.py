@@ -12,8 +12,8 @@ import pytest
 from catalogue import floats
 
 import funcnets as fn
-from funcnets.inspect import labels
 from funcnets.inspect.flow import traced
+from funcnets.inspect.picture import labels
 from funcnets.inspect.picture.graph_building import graph_of
 from funcnets.inspect.picture.layout import lay_out
 
@@ -269,7 +269,7 @@ def drawing_height(drawing):
 
 
 def test_wrong_arguments():
-    with pytest.raises(TypeError, match=r"draw takes a layer and a sample.*draw\(net, x\)"):
+    with pytest.raises(TypeError, match=r"draw takes the net first, draw\(net, x\), got"):
         fn.draw({"kernel": X}, X)
     for depth in (-1, 1.0, True, "all"):
         with pytest.raises(ValueError, match="draw takes depth as a whole number"):

@@ -116,6 +116,7 @@ def test_an_attention_block_multiplies_what_jax_multiplies():
     assert tally[attention.number] == (own, 2 * own)
 
 
+ADAPTER, LOW = fn.Parametrized(fn.Dense(3), kernel=fn.LoRA(2)), fn.Parametrized(fn.Dense(3), kernel=fn.LowRank(2))
 NETS = {
     "groups": fn.Sequential(fn.Conv(4, 1), fn.Conv(8, 3, groups=2), fn.ConvTranspose(6, 4, strides=2)),
     "vmap": composed(lambda m, x: jax.vmap(lambda x: m.b(m.a(x)))(x), a=fn.Dense(5), b=fn.Dense(2)),
@@ -136,11 +137,40 @@ NETS = {
     "frozen copies": fn.Sequential(fn.Dense(3), fn.Repeat(fn.Freeze(fn.Dense(3)), 4)),
     "parametrised": fn.Sequential(fn.Dense(4), fn.Parametrized(fn.Dense(3), kernel=fn.SpectralNorm())),
     "parametrised and frozen": fn.Freeze(fn.Parametrized(fn.Dense(3), kernel=fn.SpectralNorm())),
+    "masked": fn.Sequential(fn.Dense(4), fn.Parametrized(fn.Dense(3), kernel=fn.Masked(0.5))),
+    "orthogonal and frozen": fn.Sequential(
+        fn.Dense(3), fn.Freeze(fn.Parametrized(fn.Dense(3), kernel=fn.Orthogonal()), but=("bias", "kernel/base"))
+    ),
+    "parametrised and frozen but for a scale": fn.Sequential(
+        fn.Dense(4), fn.Freeze(fn.Parametrized(fn.Dense(3), kernel=fn.WeightNorm()), but="kernel/scale")
+    ),
+    "parametrised and frozen but for the bias": fn.Sequential(
+        fn.Dense(4), fn.Freeze(fn.Parametrized(fn.Dense(3), kernel=fn.LowRank(2)), but="bias")
+    ),
+    "parametrised and frozen but for a factor": fn.Freeze(fn.Sequential(fn.Dense(4), LOW), but="*/kernel/up"),
+    "adapted": fn.rewrite.Adapted(fn.Sequential(fn.Dense(4), jnp.tanh, ADAPTER, fn.Dense(5))),
+    "adapted in a frozen part": fn.Sequential(fn.Dense(4), fn.rewrite.Adapted(ADAPTER), fn.Dense(5)),
+    "adapted, and a head": fn.rewrite.Adapted(fn.Sequential(ADAPTER, ("head", fn.Dense(5))), but="head/**"),
+    "adapted copies": fn.rewrite.Adapted(fn.Sequential(fn.Dense(3), fn.Repeat(fn.Residual(ADAPTER), 3))),
+    "adapted and frozen": fn.Sequential(fn.Dense(3), fn.Freeze(fn.rewrite.Adapted(ADAPTER))),
+    "tied to what is frozen": fn.Freeze(
+        fn.tie(fn.Sequential(fn.Dense(3), fn.Dense(3)), "dense_1/kernel", to="dense_0/kernel"), but="dense_1/bias"
+    ),
+    "tied to what is not frozen": fn.Freeze(
+        fn.tie(fn.Sequential(fn.Dense(3), fn.Dense(3)), "dense_1/kernel", to="dense_0/kernel"), but="dense_0/kernel"
+    ),
     "cast": fn.Cast(fn.Sequential(fn.Dense(4), fn.Dense(3)), "bfloat16"),
     "a bare array": composed(lambda m, x: x @ m.w(), w=fn.Param((3, 2), fn.initializers.Zeros())),
     "ensemble": fn.Sequential(fn.Dense(3), fn.Ensemble(fn.Sequential(fn.Dense(4), fn.Dense(3)), 3)),
     "experts": composed(lambda m, x: m.moe(m.a(x))[0], a=fn.Dense(4), moe=fn.MixtureOfExperts(3, 4)),
 }
+
+
+def test_an_adapted_transformer_multiplies_what_jax_multiplies():
+    net, x = fn.TransformerBlock(fn.Attention(2, causal=True)), jnp.ones((2, 5, 4))
+    key = jax.random.key(0)
+    adapted, _ = fn.rewrite.lora(net, {"**/kernel": 2}, net.init(key, x), key, x)
+    assert flops(adapted, x) == by_jax(adapted, x)
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -149,6 +179,13 @@ def test_nets_multiply_what_jax_multiplies(name):
     got = flops(NETS[name], x)
     assert got == by_jax(NETS[name], x)
     assert got.forward > 0
+
+
+def test_arrays_that_are_fixed_take_no_gradient():
+    net = fn.Parametrized(fn.Dense(3), kernel=fn.Orthogonal())
+    got, theirs = flops(net, X), by_jax(net, X)
+    assert got.forward == theirs.forward
+    assert got.gradient == theirs.gradient - 2 * 3**3  # the rule of the solve, which is no product and counts nothing
 
 
 def test_what_is_computed_again_counts_its_forward_again():

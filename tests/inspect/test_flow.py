@@ -42,7 +42,7 @@ def test_a_box_feeds_another_where_an_array_goes_from_one_to_the_other():
     assert children["tanh_0"].invars == children["dense_1"].outvars
     assert isinstance(flow.boxes[2].layer, fn.Residual)
     held = {flow.held_by(e) for e in children["dense_0"].params["jaxpr"].jaxpr.eqns} - {None}
-    assert held == {("params", "dense_0")}
+    assert held == {("params", "dense_0", "dense_0/bias"), ("params", "dense_0", "dense_0/kernel")}
 
 
 def test_copies_and_loops():
@@ -75,6 +75,6 @@ def test_parameters_that_a_caller_gives_are_those_of_where_they_come_from():
     flow = traced(net, (jnp.zeros((2, 4), jnp.int32),), {})
     (_, root), *_ = boxes_in(flow, flow.jaxpr.jaxpr)
     inner = root.params["jaxpr"].jaxpr
-    (read,) = [equation for equation in inner.eqns if flow.held_by(equation) == ("params", "embed")]
+    (read,) = [equation for equation in inner.eqns if flow.held_by(equation) == ("params", "embed", "embed/table")]
     unembed = {box.path: equation for box, equation in boxes_in(flow, inner)}["unembed"]
     assert read.outvars[0] in unembed.invars

@@ -2,6 +2,7 @@
 
 import dataclasses
 import html.parser
+import re
 import time
 
 import catalogue
@@ -71,6 +72,7 @@ def test_a_table_of_every_layer_and_model_has_the_sizes_of_its_arrays(name):
     assert (total.parameters, total.bytes) == size(jax.eval_shape(net.init, KEY, *sample))
     assert (total.state, total.state_bytes) == size(jax.eval_shape(lambda: net.init_state(*sample)))
     assert (total.flops, total.gradient_flops) == net_flops(net, sample, {})
+    assert total.frozen == size(fn.params.split(net.plan(*sample).params, fn.params.frozen(net))[0])[0]
     hidden = {"carry"} if isinstance(net, fn.Streaming) else set()  # a wrapper's own means
     assert {row.path for row in table.rows} | {""} == {call.path for call in net.plan(*sample).calls} - hidden | {""}
     children = fn.summary(net, *sample, depth=1).rows
@@ -183,6 +185,34 @@ def test_copies_are_one_row_that_counts_all():
     assert (shared.parameters, shared.copies, shared.flops) == (12, 5, 5 * 72)
 
 
+def test_what_is_frozen_is_counted_and_marked():
+    encoder = fn.Freeze(fn.Sequential(fn.Dense(4), fn.Repeat(fn.Dense(4), 3)))
+    net = fn.Sequential(("encoder", encoder), fn.Freeze(fn.Dense(2), but="bias"), ("head", fn.Dense(2)))
+    table = fn.summary(net, X, width=100)
+    rows = {row.path: (row.frozen, row.parameters, "frozen" in row.marks) for row in table.rows}
+    assert rows == {
+        "encoder": (16 + 60, 76, True), "encoder/dense_0": (16, 16, True), "encoder/dense_1": (60, 60, True),
+        "dense_0": (8, 10, False), "head": (0, 6, False),
+    }  # fmt: skip
+    assert by_path(table)["encoder/dense_1"].marks == " ×3 (frozen)"
+    assert table.totals.frozen == 84
+    assert str(table).splitlines()[-2] == "84 of 92 parameters are frozen"
+    assert "<p>84 of 92 parameters are frozen</p>" in table._repr_html_()
+    Page(table._repr_html_())
+    assert "frozen" not in str(fn.summary(fn.Dense(3), X))
+    assert str(fn.summary(fn.Freeze(fn.Dense(3)), X, width=200)).splitlines()[-1] == "12 of 12 parameters are frozen"
+
+
+def test_of_an_adapted_net_all_but_the_adapters_is_frozen():
+    net, sample = models.gpt()
+    adapted, params = fn.rewrite.lora(net, {"**/kernel": 2}, net.init(KEY, *sample), KEY, *sample)
+    total = fn.summary(adapted, *sample).totals
+    is_frozen = fn.params.frozen(adapted)
+    assert total.frozen == sum(array.size for path, array in fn.params.paths(params) if is_frozen(path))
+    assert 0 < total.frozen < total.parameters
+    assert total.gradient_flops > 0
+
+
 def test_layers_of_training_alone_are_marked_and_without_flops():
     def forward(m, x):
         return m.head(m.trunk(x) + (m.noise(x) if m.train else 0))
@@ -238,15 +268,15 @@ def test_names_are_code_without_children():
 def test_text_leaves_out_what_does_not_fit_and_says_so():
     net, sample = models.gpt()
     wide = str(fn.summary(net, *sample, width=200)).splitlines()
-    titles = ["path", "layer", "input", "output", "parameters", "dtype", "bytes", "FLOPs", "gradient"]
-    assert wide[0].split() == titles
+    titles = ["path", "layer", "input", "output", "parameters", "dtype", "bytes", "FLOPs", "gradient FLOPs"]
+    assert re.split(" {2,}", wide[0]) == titles
     assert wide[-1].split() == [
         "total", "gpt_forward", "int32[2,8]", "float32[2,8,50]", "11,184", "float32", "44.7k", "345k", "690k",
     ]  # fmt: skip
     assert "  attention_norm " in wide[6]
     narrow = str(fn.summary(net, *sample, width=80)).splitlines()
     assert narrow[0].split() == ["path", "layer", "output", "parameters", "FLOPs"]
-    assert narrow[-1] == "left out at this width: input, dtype, bytes, gradient"
+    assert narrow[-1] == "left out at this width: input, dtype, bytes, gradient FLOPs"
     assert any(line.startswith("blocks ") and "... ×3 " in line for line in narrow)  # what is cut keeps its marks
     assert any("Unembed() (tied)" in line for line in narrow)
 
@@ -313,7 +343,7 @@ def test_depth_and_width_are_whole_numbers(wrong):
 
 def test_something_else_than_a_net_is_refused():
     for wrong in ("net", jnp.tanh, fn.Dense(3).init):
-        with pytest.raises(TypeError, match="summary takes a net and its sample inputs, got .* for a function"):
+        with pytest.raises(TypeError, match="summary takes the net first, .*, got .* a function becomes one"):
             fn.summary(wrong, X)
 
 

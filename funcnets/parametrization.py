@@ -16,8 +16,8 @@ The usual ones are in `funcnets.parametrizations`.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, overload
 
 import jax
 import jax.numpy as jnp
@@ -26,9 +26,12 @@ from funcnets.compose import Composite, Wrapper
 from funcnets.initializers import Zeros
 from funcnets.layer import Layer
 from funcnets.leaves import Param
-from funcnets.places import Place, find, rebuilt, replace, walk
+from funcnets.places import Place, rebuilt, walk
+from funcnets.plan import Plan
 from funcnets.random import Request, as_key, draw, made, path_key
-from funcnets.record import Arrays, Declaration, Kind, Steps
+from funcnets.record import Arrays, Declaration, Declared, Kind, Steps
+from funcnets.rules import chosen, matches
+from funcnets.scope import explain
 from funcnets.shapes import (
     ABSENT,
     Tree,
@@ -41,10 +44,12 @@ from funcnets.shapes import (
     near,
     show,
     with_entry,
+    within,
     without_entry,
 )
 from funcnets.signatures import wants_of
 from funcnets.values import Argument, code
+from funcnets.wrappers import Freeze, Tied
 
 
 class Parametrization(Layer):
@@ -196,10 +201,20 @@ class Parametrized(Wrapper):
     def outline(self, m: Any, *inputs: Any, **kwargs: Any) -> Any:
         targets = self._targets(inputs, kwargs)
         for name, how in self.by:
-            wanted, got = targets[name], how.plan(targets[name]).output
+            wanted, path = targets[name], join(m._scope.path, name)
+            try:
+                how._declares("params", (wanted,), {})
+                states = how._declares("states", (wanted,), {})
+            except Exception as error:  # before its own plan, which does not know where it stands
+                explain(error, path, how, (wanted,), {}, ", while shapes are planned")
+                raise
+            try:
+                got = how.plan(wanted).output
+            except Exception as error:
+                error.add_note(f"for the parameter {path or '(the net itself)'} of {describe(self.body)}")
+                raise
             if getattr(got, "shape", None) != wanted.shape:
                 raise ValueError(f"{how!r} gives {show(got)} for the parameter {name!r}, which is {show(wanted)}")
-            states = how._declares("states", (wanted,), {})
             if states:
                 m._scope.beside(name, how, ABSENT).own_state(states)
         return m.body(*inputs, **kwargs)
@@ -223,13 +238,7 @@ class Parametrized(Wrapper):
             return arrays
         by, lifted = dict(self.by), dict(arrays)
         for path in by.keys() & arrays.keys():
-            whole = arrays[path].what
-            lifted[path] = arrays[path]._replace(what=Decomposed(whole, by[path]))
-            try:
-                lifted[path].shapes  # noqa: B018  raises for what cannot be taken apart
-            except Exception as error:
-                error.add_note(f"while {by[path]!r} takes the parameter {path!r} apart, {show(whole.shapes)}")
-                raise
+            lifted[path] = arrays[path]._replace(what=Decomposed(arrays[path].what, by[path]))
         return lifted
 
     def _strangers(self, kind: Kind, tree: Tree, path: str) -> Iterator[str]:
@@ -280,13 +289,7 @@ class Decomposed(Declaration):
           key: The key of the whole net, from which the steps lead to that of each copy.
           steps: As in `request`, whose draw is taken apart likewise.
         """
-        words = draw(key, [Request(steps, make=jax.random.key_data)])[0]
-        kind = jax.random.key_impl(as_key(key))
-
-        def one(each: tuple[jax.Array, jax.Array]) -> Tree:
-            return self._one(each[0], jax.random.wrap_key_data(each[1], impl=kind))
-
-        return _each(one, words.ndim - 1, (w, words))
+        return _apart([(self, w, steps)], key)[0]
 
     def _one(self, w: Any, key: jax.Array) -> Tree:
         return self.how._decomposed(w, path_key(key, "decompose"))
@@ -321,6 +324,28 @@ class Decomposed(Declaration):
         return Request(steps, make=lambda key: self._one(made(whole, key), key))
 
 
+def taken_apart(declared: Mapping[str, Declared], params: Tree, key: Any) -> Tree:
+    """Parameters with what is held in the place of some, whose declarations are given by path."""
+    several = [(one.what, entry(params, path), one.steps) for path, one in declared.items()]
+    for path, held in zip(declared, _apart(several, key), strict=True):
+        params = with_entry(params, path, held)
+    return params
+
+
+def _apart(several: Sequence[tuple[Any, jax.Array, Steps]], key: Any) -> list[Tree]:
+    """What is held for each (declaration, value, steps); all keys are found at once."""
+    kind = jax.random.key_impl(as_key(key))
+
+    def one(what: Decomposed, w: jax.Array, words: jax.Array) -> Tree:
+        def each(copy: tuple[jax.Array, jax.Array]) -> Tree:
+            return what._one(copy[0], jax.random.wrap_key_data(copy[1], impl=kind))
+
+        return _each(each, words.ndim - 1, (w, words))
+
+    drawn = draw(key, [Request(steps, make=jax.random.key_data) for _, _, steps in several])
+    return [one(what, w, words) for (what, w, _), words in zip(several, drawn, strict=True)]
+
+
 # Compiled, as a pass that computes it usually is, which rounds otherwise than step by step.
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _computed(how: Parametrization, w: jax.ShapeDtypeStruct, held: Tree, state: Tree) -> Any:
@@ -341,12 +366,12 @@ def parametrize(net: Layer, by: Mapping[Any, Parametrization], *sample: Any, **k
 
     Args:
       net: The net.
-      by: From patterns of parameter paths, such as "**/kernel", to parametrisations; a layer class stands for all
-        arrays of its layers, `fn.params.of(net, fn.Dense, "kernel")` for some.
+      by: From patterns of parameter paths, such as "**/kernel", to parametrisations; a layer class stands for the
+        kernels of its layers, the parameters with two axes or more, `fn.params.of(net, fn.Dense, "bias")` for others.
       *sample: Inputs of the net, or their specs, by which it is known which parameters there are.
 
     Raises:
-      ValueError: A pattern that matches no parameter.
+      ValueError: A pattern that matches no parameter, or one that others are tied to by `fn.tie`.
 
     Example:
       >>> net = fn.Sequential(fn.Dense(8), jax.nn.relu, ("head", fn.Dense(2)))
@@ -360,9 +385,8 @@ def parametrize(net: Layer, by: Mapping[Any, Parametrization], *sample: Any, **k
       True
     """
     plan = net.plan(*sample, **kwargs)
-    from funcnets.params.patterns import by_rules  # not needed before: the import of the package stays short
-
-    found = by_rules(plan.declared["params"], by, net)
+    found = _by_rules(net, plan, by)
+    _check_tied(net, found)
     places: dict[str, dict[str, Parametrization]] = {}
     for path, how in found.items():
         owner = plan.owners["params"][path]
@@ -385,17 +409,81 @@ def parametrize(net: Layer, by: Mapping[Any, Parametrization], *sample: Any, **k
     return rebuilt(Place("", net), change)
 
 
-def bake(net: Layer, params: Tree, *sample: Any, state: Tree = None, **kwargs: Any) -> Any:
+def _check_tied(net: Layer, found: Mapping[str, Parametrization]) -> None:
+    """Raises for the source of a tie, which its reader sees as it is held."""
+    for place in walk(Place("", net)):
+        if isinstance(place.layer, Tied):
+            source, target = join(place.path, place.layer.to), join(place.path, place.layer.target)
+            if source in found:
+                raise ValueError(
+                    f"{source}: {target!r} is tied to it by fn.tie, and reads one array, not those that "
+                    f"{found[source]!r} holds. Leave it out, with patterns of the others or the function lambda path: "
+                    f"path != {source!r} and ...; or untie the two, with the net without tie and the parameters with "
+                    f"an entry {target!r} of its own"
+                )
+
+
+def _by_rules(net: Layer, plan: Plan, rules: Mapping[Any, Parametrization]) -> dict[str, Parametrization]:
+    """The parametrisation that rules give each parameter that they speak of; a class speaks of kernels alone."""
+    from funcnets.params.patterns import check_pattern, roots  # the import of the package stays short
+
+    if not isinstance(rules, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(
+            f"parametrize takes a mapping from patterns to parametrisations, got {show(rules)}: "
+            "{'**/kernel': fn.WeightNorm()}"
+        )
+    single: dict[Any, Parametrization] = {}
+    for patterns, how in rules.items():
+        for pattern in patterns if isinstance(patterns, tuple) else (patterns,):
+            check_pattern(pattern, net)
+            single.setdefault(pattern, how)
+    places = {kind: roots(net, kind) for kind in single if isinstance(kind, type)}
+    declared = {path: _parameter(one) for path, one in plan.declared["params"].items()}
+
+    def fits(pattern: Any, path: str) -> bool:
+        if isinstance(pattern, type):
+            return len(getattr(declared[path], "shape", ())) > 1 and any(within(path, at) for at in places[pattern])
+        return matches(pattern, path)
+
+    for pattern in places:
+        if not any(fits(pattern, path) for path in declared):
+            raise ValueError(
+                f"the class {code(pattern)} stands for the kernels of its layers, the parameters with two axes or "
+                f"more, and these have none: fn.params.of(net, {code(pattern)}) stands for all their parameters"
+            )
+    return chosen(single, declared, "parameter", fits)
+
+
+def _parameter(one: Declared) -> Tree:
+    """The spec of one copy of a declared parameter, whatever is held in its place."""
+    return one.what.what.shapes if isinstance(one.what, Decomposed) else one.what.shapes
+
+
+@overload
+def bake(net: Layer, params: Tree, *sample: Any, state: None = None, **kwargs: Any) -> tuple[Layer, Tree]: ...
+@overload
+def bake(
+    net: Layer, params: Tree, *sample: Any, state: Mapping[str, Any], **kwargs: Any
+) -> tuple[Layer, Tree, Tree]: ...
+
+
+def bake(
+    net: Layer, params: Tree, *sample: Any, state: Tree = None, **kwargs: Any
+) -> tuple[Layer, Tree] | tuple[Layer, Tree, Tree]:
     """The net without its parametrisations, and its parameters as they were computed last.
 
     Args:
-      net: The net.
+      net: The net. One that `fn.rewrite.lora` has adapted is no longer frozen by it.
       params: Its parameters.
-      *sample: Inputs of the net, or their specs.
+      *sample: Inputs of the net, or their specs, that meet all that is parametrised.
       state: Its state; needed if a parametrisation has one.
 
     Returns:
       (net, params); with a state given (net, params, state). In evaluation the new net computes what the old one does.
+
+    Raises:
+      ValueError: Parameters that are not the net's, or of a layer that the sample does not meet; a state that is
+        needed; a `Freeze` whose `but` speaks of arrays that are held in a parameter's place.
 
     Example:
       >>> net, x = fn.Parametrized(fn.Dense(3), kernel=fn.WeightNorm()), jnp.ones((2, 4))
@@ -403,11 +491,58 @@ def bake(net: Layer, params: Tree, *sample: Any, state: Tree = None, **kwargs: A
       >>> plain, params["kernel"].shape
       (Dense(3), (4, 3))
     """
-    plan = net.plan(*sample, **kwargs)
+    plain, params, left = baked(Parametrization, net.plan(*sample, **kwargs), params, state)
+    return (plain, params) if state is None else (plain, params, left)
+
+
+def baked(kind: type[Parametrization], plan: Plan, params: Tree, state: Tree) -> tuple[Layer, Tree, Tree]:
+    """A plan's net without the parametrisations of a kind, its parameters as they were computed last, and its state."""
+    met: set[str] = set()
     for path, one in plan.declared["params"].items():
-        if not isinstance(one.what, Decomposed):
+        if not isinstance(one.what, Decomposed) or not isinstance(one.what.how, kind):
             continue
         params = with_entry(params, path, one.what.computed(path, params, state, one.copies))
         state = without_entry(state, path) if one.what.has_state else state
-    plain = replace(net, {Parametrized: lambda layer: layer._entries()[0][1]}) if find(net, Parametrized) else net
-    return (plain, params) if state is None else (plain, params, state)
+        met.add(path)
+    net = Place("", plan.layer)
+    _check_met(net, kind, met, params)
+    held = [path for path, _ in flat(plan.params)]
+    left = [path for path in held if not any(within(path, one) for one in met)]
+
+    def change(place: Place, layer: Layer) -> Layer:
+        if isinstance(layer, Parametrized):
+            others = {name: how for name, how in layer.by if not isinstance(how, kind)}
+            return layer if len(others) == len(layer.by) else Parametrized(layer.body, others) if others else layer.body
+        new = layer._baked() if isinstance(layer, Freeze) else layer
+        if isinstance(new, Freeze):
+            _check_but(new, place.path, held, [*left, *met])
+        return new
+
+    return rebuilt(net, change), params, state
+
+
+def _check_met(net: Place, kind: type[Parametrization], met: set[str], params: Tree) -> None:
+    """Raises for parameters of a parametrised layer that the plan did not meet: their shapes are not known."""
+    for place in walk(net):
+        for name, how in place.layer.by if isinstance(place.layer, Parametrized) else ():
+            path = join(place.path, name)
+            if isinstance(how, kind) and path not in met and entry(params, path) is not ABSENT:
+                raise ValueError(
+                    f"{path}: the sample does not meet {describe(place.layer)}, whose parameters are given, "
+                    f"{show(entry(params, path))}: give a sample that the layer is called for, one that its parameters "
+                    "were made with. Where no sample meets all layers, bake such a layer by itself, with its own inputs"
+                )
+
+
+def _check_but(freeze: Freeze, root: str, before: list[str], after: list[str]) -> None:
+    """Raises for a pattern that speaks of nothing but what a parametrisation held."""
+    inside = [[below(path, root) for path in paths if within(path, root)] for paths in (before, after)]
+    for pattern in freeze.but:
+        found, left = ([path for path in paths if matches(pattern, path)] for paths in inside)
+        if found and not left:
+            whole = next(path for path in inside[1] if within(found[0], path))
+            raise ValueError(
+                f"{root or 'the net'}: but={pattern!r} of {describe(freeze)} speaks of {found[0]!r}, which is baked "
+                f"into {whole!r}. Say first whether all of that learns: but={f'{whole}/**' if whole else '**'!r} if "
+                "so, or else leave the pattern out"
+            )

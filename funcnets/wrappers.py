@@ -196,6 +196,10 @@ class Freeze(Wrapper):
         """Whether the body's parameter at this path takes no gradient."""
         return not any(matches(pattern, path) for pattern in self.but)
 
+    def _baked(self) -> Layer:
+        """What stands in its place once parametrisations in the body are baked in."""
+        return self
+
     def _view(self, params: Tree) -> Tree:
         stop = jax.lax.stop_gradient
         return nested({path: stop(array) if self.holds(path) else array for path, array in flat(params)})

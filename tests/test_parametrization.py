@@ -227,15 +227,36 @@ def test_parametrisations_that_cannot_be():
         fn.Parametrized(fn.Dense(3), kernel=Turned()).init(KEY, X)
     with pytest.raises(ValueError, match=r"SpectralNorm\(axis=2\) takes a parameter that has an axis 2"):
         fn.Parametrized(fn.Dense(3), kernel=fn.SpectralNorm(axis=2)).init(KEY, X)
-    tied = fn.tie(fn.Sequential(("a", fn.Dense(4)), ("b", fn.Dense(4))), "b/kernel", to="a/kernel")
-    with pytest.raises(ValueError, match="tie: 'a/kernel' is no single array but"):
-        fn.parametrize(tied, {"a/kernel": fn.WeightNorm()}, X).init(KEY, X)
     whole = fn.Sequential(fn.pair(lambda key, x: {"w": jnp.ones(4)}, lambda p, x: x * p["w"][None]))
     with pytest.raises(ValueError, match=r"its parameters is no single array but .*w.: float32.*, which its init"):
         fn.parametrize(whole, {"**": fn.WeightNorm()}, X).init(KEY, X)
     shared = fn.Sequential(("embed", fn.Embedding(7, 3)), jnp.tanh, ("embed", fn.Unembed()))
     with pytest.raises(ValueError, match=r"embed: Embedding\(7, 3\) and Unembed\(\) share these parameters by name"):
         fn.parametrize(shared, {"embed/table": fn.WeightNorm()}, jnp.zeros((2, 4), int))
+
+
+class Failing(fn.Parametrization):
+    def decompose(self, w):
+        return {"w": w}
+
+    def forward(self, p, w):
+        raise ValueError("no")
+
+
+def test_errors_name_the_parameter():
+    for by, error, note in (
+        (
+            {"**/layer_norm_0/bias": fn.Orthogonal()},
+            "two axes or more",
+            "in layer sequential_0/layer_norm_0/bias:",
+        ),
+        ({"head/bias": fn.SpectralNorm(axis=1)}, "that has an axis 1", "in layer head/bias: SpectralNorm(axis=1)"),
+        ({"head/bias": Nested()}, "takes a parameter apart into a dict", "in layer head/bias: Nested()"),
+        ({"head/bias": Failing()}, "no", "for the parameter head/bias of Dense(2)"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=error) as raised:
+            fn.parametrize(NET, by, X).plan(X)
+        assert any(one.startswith(note) for one in raised.value.__notes__), raised.value.__notes__
 
 
 def test_what_cannot_be_baked():
@@ -251,3 +272,65 @@ def test_what_cannot_be_baked():
     plain = fn.Dense(3)
     params = plain.init(KEY, X)
     assert fn.bake(plain, params, X) == (plain, params)
+
+
+def test_what_a_freeze_says_of_what_is_baked_in():
+    normed = fn.Parametrized(fn.Dense(3), kernel=fn.WeightNorm())
+    net = fn.Sequential(("it", fn.Freeze(normed, but=("kernel/scale", "bias"))))
+    params = net.init(KEY, X)
+    with pytest.raises(ValueError, match=r"it: but='kernel/scale' of Freeze.* into 'kernel'.* but='kernel/\*\*' if so"):
+        fn.bake(net, params, X)
+    for but in ("kernel/**", "bias", "**", ()):  # as the message says
+        said = fn.rewrite.replace(net, {"it": {"but": but}})
+        plain, baked = fn.bake(said, params, X)
+        assert plain == fn.Sequential(("it", fn.Freeze(fn.Dense(3), but=but)))
+        np.testing.assert_allclose(plain.apply(baked, X), net.apply(params, X), rtol=1e-5, atol=1e-6)
+        assert plain.plan(X).params == fn.Sequential(("it", fn.Dense(3))).plan(X).params
+    array = fn.Freeze(fn.Parametrized(fn.Param((3,), fn.initializers.Ones()), {"": fn.WeightNorm()}), but="scale")
+    with pytest.raises(ValueError, match=r"the net: but='scale' .* but='\*\*' if so"):
+        fn.bake(array, array.init(KEY))
+
+
+def test_a_layer_class_stands_for_the_kernels_of_its_layers():
+    net = fn.Sequential(
+        fn.Dense(4), fn.Repeat(fn.Conv(4, 1), 2), fn.LayerNorm(), fn.Cast(fn.Dense(3, rank=2), "float32")
+    )
+    x = jnp.ones((2, 5, 4))
+    for how in (fn.WeightNorm(), fn.Orthogonal(), fn.LowRank(1), fn.LoRA(2), fn.Masked(0.5)):
+        by_class = fn.parametrize(net, {fn.Dense: how}, x)
+        assert by_class == fn.parametrize(net, {"dense_*/*[lpn]": how}, x)  # kernel, up, down
+        assert fn.parametrize(net, {(fn.Dense, fn.Conv): how}, x) == fn.parametrize(
+            net, {fn.Dense: how, fn.Conv: how}, x
+        )
+    both = fn.parametrize(net, {"dense_0/*": fn.Masked(0.5), fn.Dense: fn.LowRank(1)}, x)
+    assert both["dense_0"] == fn.Parametrized(fn.Dense(4), kernel=fn.Masked(0.5), bias=fn.Masked(0.5))
+    rest = fn.parametrize(net, {fn.Dense: fn.LowRank(1), "dense_0/*": fn.Masked(0.5)}, x)  # the first that fits
+    assert rest["dense_0"] == fn.Parametrized(fn.Dense(4), kernel=fn.LowRank(1), bias=fn.Masked(0.5))
+    all_of = fn.parametrize(net, {fn.params.of(net, fn.LayerNorm): fn.Masked(0.5)}, x)
+    assert all_of["layer_norm_0"] == fn.Parametrized(fn.LayerNorm(), scale=fn.Masked(0.5), bias=fn.Masked(0.5))
+    with pytest.raises(ValueError, match=r"LayerNorm stands for the kernels .* none: fn.params.of\(net, .*LayerNorm\)"):
+        fn.parametrize(net, {fn.LayerNorm: fn.Masked(0.5)}, x)
+    with pytest.raises(ValueError, match="the net has no layer of the class Embedding"):
+        fn.parametrize(net, {fn.Embedding: fn.Masked(0.5)}, x)
+    with pytest.raises(ValueError, match="has a parametrised 'kernel' already"):
+        fn.parametrize(fn.parametrize(net, {"dense_0/kernel": fn.Masked(0.5)}, x), {fn.Dense: fn.LowRank(1)}, x)
+    with pytest.raises(TypeError, match=r"parametrize takes a mapping from patterns to parametrisations, got LoRA"):
+        fn.parametrize(net, fn.LoRA(2), x)
+
+
+def test_what_others_are_tied_to_takes_none():
+    net = fn.Sequential(("a", fn.Dense(4)), ("b", fn.Dense(4)), ("c", fn.Dense(4)))
+    tied = fn.Sequential(("in", fn.tie(net, "b/kernel", to="a/kernel")))
+    for by in ("in/a/kernel", "**/kernel", fn.Dense):
+        with pytest.raises(
+            ValueError, match=r"in/a/kernel: 'in/b/kernel' is tied to it by fn.tie, .* path != 'in/a/kernel' and"
+        ):
+            fn.parametrize(tied, {by: fn.WeightNorm()}, X)
+    others = {lambda path: path != "in/a/kernel" and path.endswith("kernel"): fn.WeightNorm()}  # as the message says
+    parametrized = fn.parametrize(tied, others, X)
+    assert parametrized["in"]["c"] == fn.Parametrized(fn.Dense(4), kernel=fn.WeightNorm())
+    y = parametrized.apply(parametrized.init(KEY, X), X)
+    np.testing.assert_allclose(y, tied.apply(tied.init(KEY, X), X), rtol=1e-5, atol=1e-6)
+    source = fn.Parametrized(fn.Dense(4), kernel=fn.WeightNorm())
+    with pytest.raises(ValueError, match="tie: 'a/kernel' is no single array but"):
+        fn.tie(fn.rewrite.replace(net, {"a": source}), "b/kernel", to="a/kernel").plan(X)

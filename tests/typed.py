@@ -29,6 +29,8 @@ kernels, rest = fn.params.split(params, ("**/kernel", fn.LayerNorm, fn.params.fr
 decayed = fn.params.labels(params, {("**/bias", fn.Dense): False, "**": True}, net=net)
 changed = fn.params.update(fn.params.merge(kernels, rest), {"head/kernel": lambda w: w.at[0, 0].set(42.0), "**": 0.0})
 size: int = fn.params.count(changed) + fn.params.nbytes(changed) + len(fn.params.difference(params, changed).missing)
+plain, params = fn.bake(net, params, x)
+plain, params, state = fn.bake(net, params, x, state={})
 
 
 class Encoder(fn.Composite):
@@ -51,6 +53,7 @@ class Gain(fn.Layer):
 
 mine = Encoder(Gain(2.0), width=5), Gain(first=1.0)
 
+plain, params = fn.bake(net, params, x, state={})  # pyright: ignore[reportAssignmentType]
 fn.Dense(3, kernel_initt=None)  # pyright: ignore[reportCallIssue]
 fn.Dense("wide")  # pyright: ignore[reportArgumentType]
 fn.Dense()  # pyright: ignore[reportCallIssue]

@@ -17,11 +17,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from funcnets.layer import Layer
-from funcnets.parametrization import Decomposed, Parametrization, Parametrized, parametrize
+from funcnets.parametrization import Decomposed, Parametrized, baked, parametrize, taken_apart
 from funcnets.parametrizations import LoRA
 from funcnets.places import Place, rebuilt, walk
+from funcnets.plan import fault_rows
 from funcnets.rules import chosen
-from funcnets.shapes import Tree, describe, differences, entry, flat, join, misfit_error, nested, show, with_entry
+from funcnets.shapes import Tree, describe, differences, flat, join, misfit_error, nested, show
 from funcnets.wrappers import Freeze
 
 
@@ -31,7 +32,7 @@ class Adapted(Freeze):
     Args:
       body: The layer.
       but: A pattern, or several, of further parameters that take a gradient; paths are the body's own.
-      was_frozen: Whether it stands for a Freeze that was there before, to which `merge_lora` turns it back.
+      was_frozen: Whether it stands for a Freeze that was there before, which it is again once no LoRA is left in it.
 
     Params: the body's.
 
@@ -49,17 +50,15 @@ class Adapted(Freeze):
     def holds(self, path: str) -> bool:
         return path not in self._adapters and super().holds(path)
 
+    def _baked(self) -> Layer:
+        if self._adapters:
+            return self
+        return Freeze(self.body, self.but) if self.was_frozen else self._entries()[0][1]
+
     @functools.cached_property
     def _adapters(self) -> frozenset[str]:
         """The paths of all that its LoRAs learn."""
-        loras = (
-            join(place.path, name)
-            for place in walk(Place("", self._entries()[0][1]))
-            if isinstance(place.layer, Parametrized)
-            for name, how in place.layer.by
-            if isinstance(how, LoRA)
-        )
-        return frozenset(join(path, factor) for path in loras for factor in ("down", "up"))
+        return frozenset(join(path, factor) for path in _adapted_paths(self) for factor in ("down", "up"))
 
     def _check_plan(self, arrays: Any, lifted: bool) -> None:
         if self.but:  # a pattern may speak of a parameter that was one array before it was adapted
@@ -74,11 +73,14 @@ def lora(
 
     A gradient, an optimiser's memory and weight decay touch the adapters alone, the arrays `down` and `up` of each
     parameter (`fn.params.frozen`). With more patterns it may be called again: all adapters learn. To train a new head
-    too, `dataclasses.replace(adapted, but="head/**")`.
+    too, `dataclasses.replace(adapted, but="head/**")`; where the net as a whole is a `Freeze` already, what its `but`
+    names goes on learning. A parameter that the sample does not meet is left as it is.
 
     Args:
       net: The net.
-      rules: From patterns of parameter paths, such as "**/kernel", to ranks or `fn.LoRA`s.
+      rules: From patterns of parameter paths, such as "**/kernel", to ranks or `fn.LoRA`s; a layer class stands for
+        the kernels of its layers, {fn.Dense: 4, fn.TransformerBlock: 8} (the projections in a block are no Dense of
+        their own). What others are tied to by `fn.tie` or by name takes none: the error says what to do.
       params: Its parameters, of which the new ones are made; a step that reuses the buffers of these consumes both.
       key: From which each `down` is drawn, by its path.
       *sample: Inputs of the net, or their specs.
@@ -87,8 +89,9 @@ def lora(
       (net, params). Under `jax.eval_shape` the net and the shapes, as a checkpoint to be restored asks for.
 
     Raises:
-      ValueError: A pattern that matches no parameter, or one that is no kernel or has a parametrisation already; a
-        rank above that of any change of a kernel, its smaller side; parameters that are not the net's.
+      ValueError: A pattern that matches no parameter, or one that is no kernel, has a parametrisation already or has
+        others tied to it; a rank above that of any change of a kernel, its smaller side; parameters that are not the
+        net's.
       TypeError: A rule that is neither a rank nor a LoRA.
 
     Source: Hu et al. 2021, LoRA: low-rank adaptation of large language models. In the PEFT library an adapter stands
@@ -104,16 +107,31 @@ def lora(
       'head/kernel/down': (8, 3), 'head/kernel/up': (3, 3)}
     """
     before = net.plan(*sample, **kwargs)
-    rows = differences(before.params, params)
+    rows = fault_rows(net, "params", differences(before.params, params), params)
     if rows:
         raise misfit_error(rows)
     by = {pattern: _as_lora(pattern, how) for pattern, how in rules.items()}
     adapted = _adapted(parametrize(net, by, *sample, **kwargs))
-    for path, one in adapted.plan(*sample, **kwargs).declared["params"].items():
-        if isinstance(one.what, Decomposed) and not isinstance(before.declared["params"][path].what, Decomposed):
-            _check_rank(path, one.what)
-            params = with_entry(params, path, one.what.taken_apart(entry(params, path), key, one.steps))
-    return adapted, params
+    old = before.declared["params"]
+    new = {
+        path: one
+        for path, one in adapted.plan(*sample, **kwargs).declared["params"].items()
+        if isinstance(one.what, Decomposed) and not isinstance(old[path].what, Decomposed)
+    }
+    for path, one in new.items():
+        _check_rank(path, one.what)
+    return adapted, taken_apart(new, params, key)
+
+
+def _adapted_paths(net: Layer) -> list[str]:
+    """The paths of all parameters that a LoRA stands for."""
+    return [
+        join(place.path, name)
+        for place in walk(Place("", net))
+        if isinstance(place.layer, Parametrized)
+        for name, how in place.layer.by
+        if isinstance(how, LoRA)
+    ]
 
 
 def _as_lora(pattern: Any, how: Any) -> LoRA:
@@ -148,7 +166,8 @@ def _adapted(net: Layer) -> Layer:
         return inner if inner._adapters else new
 
     new = rebuilt(Place("", net), change)
-    return new if isinstance(new, Adapted) and not new.was_frozen else Adapted(new)
+    whole = any(isinstance(place.layer, Adapted) and not place.path for place in walk(Place("", new)))
+    return new if whole else Adapted(new)
 
 
 def merge_lora(net: Layer, params: Tree, *sample: Any, **kwargs: Any) -> tuple[Layer, Tree]:
@@ -160,7 +179,7 @@ def merge_lora(net: Layer, params: Tree, *sample: Any, **kwargs: Any) -> tuple[L
     Args:
       net: The adapted net.
       params: Its parameters.
-      *sample: Inputs of the net, or their specs.
+      *sample: Inputs of the net, or their specs, that meet all that is adapted.
 
     Returns:
       (net, params). Other parametrisations and Freezes stay. A net that made its layers itself and was given others to
@@ -168,7 +187,8 @@ def merge_lora(net: Layer, params: Tree, *sample: Any, **kwargs: Any) -> tuple[L
       the same by default comes back as that default.
 
     Raises:
-      ValueError: A net without LoRA; parameters that are not the net's.
+      ValueError: A net without LoRA; parameters that are not the net's, or of an adapted layer that the sample does not
+        meet.
 
     Example:
       >>> net, x = fn.Sequential(fn.Dense(4), jnp.tanh), jnp.ones((1, 3))
@@ -178,26 +198,10 @@ def merge_lora(net: Layer, params: Tree, *sample: Any, **kwargs: Any) -> tuple[L
       >>> plain == net, merged["dense_0"]["kernel"].shape
       (True, (3, 4))
     """
-    adapted = {
-        path: (one.what, one.copies)
-        for path, one in net.plan(*sample, **kwargs).declared["params"].items()
-        if isinstance(one.what, Decomposed) and isinstance(one.what.how, LoRA)
-    }
-    if not adapted:
+    if not _adapted_paths(net):
         raise ValueError(
             f"merge_lora takes a net that lora has adapted, and {describe(net)} has no parameter with an fn.LoRA: give "
             "the net that lora returned, with its parameters"
         )
-    for path, (what, copies) in adapted.items():
-        params = with_entry(params, path, what.computed(path, params, None, copies))
-    return rebuilt(Place("", net), lambda place, layer: _without_lora(layer)), params
-
-
-def _without_lora(layer: Layer) -> Layer:
-    if isinstance(layer, Adapted):
-        return Freeze(layer.body, layer.but) if layer.was_frozen else layer._entries()[0][1]
-    if isinstance(layer, Parametrized):
-        others: dict[str, Parametrization] = {name: how for name, how in layer.by if not isinstance(how, LoRA)}
-        if len(others) < len(layer.by):
-            return Parametrized(layer.body, others) if others else layer.body
-    return layer
+    plain, params, _ = baked(LoRA, net.plan(*sample, **kwargs), params, None)
+    return plain, params

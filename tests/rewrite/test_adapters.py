@@ -232,6 +232,74 @@ def test_a_part_that_is_adapted_and_a_head_that_learns():
         dataclasses.replace(adapted, but="tail/**").init(KEY, X)
 
 
+def test_what_a_freeze_of_the_whole_net_lets_learn_goes_on_learning():
+    body = fn.Sequential(("trunk", fn.Dense(4)), ("head", fn.Dense(3)))
+    net = fn.Freeze(body, but="head/**")
+    params = net.init(KEY, X)
+    factors = ["trunk/kernel/down", "trunk/kernel/up"]
+    for around in (net, fn.Remat(net), fn.Cast(fn.Freeze(net.body, but="head/**"), "float32")):
+        adapted, new = lora(around, {"trunk/kernel": 2}, params, NEW, X)
+        assert sorted(learned(adapted, new)) == ["head/bias", "head/kernel", *factors]
+        assert merge_lora(adapted, new, X)[0] == around
+    adapted, new = lora(net, {"trunk/kernel": 2}, params, NEW, X)
+    assert repr(adapted).count("Adapted") == 1
+    assert learned(*lora(fn.Freeze(body), {"trunk/kernel": 2}, params, NEW, X)) == factors
+
+
+class Branch(fn.Composite):
+    """A projection where widths differ."""
+
+    body: fn.Layer
+    proj: fn.Layer
+
+    def forward(self, m, x):
+        y = m.body(x)
+        return y + (x if x.shape == y.shape else m.proj(x))
+
+
+BRANCH, WIDE = Branch(fn.Dense(8), fn.Dense(8)), jnp.ones((2, 8))
+
+
+def test_a_branch_that_the_sample_does_not_meet():
+    params = BRANCH.init(KEY, X)
+    adapted, new = lora(BRANCH, {"**/kernel": 2}, params, NEW, X)
+    whole = {"body": fn.Dense(8).init(KEY, WIDE), "proj": new["proj"]}
+    some, half = lora(fn.rewrite.replace(BRANCH, {"proj": adapted["proj"]}), {"body/kernel": 2}, whole, NEW, WIDE)
+    assert half["proj"] is new["proj"]  # taken as it is
+    for merged in (merge_lora, fn.bake):
+        with pytest.raises(ValueError, match=r"proj/kernel: the sample does not meet Parametrized.* bake such a layer"):
+            merged(some, half, WIDE)
+        net, old = merged(adapted, new, X)
+        assert net == BRANCH
+        same_bits(old, params)
+    one, alone = merge_lora(some["proj"], half["proj"], X)  # as the message says
+    assert one == fn.Dense(8)
+    same_bits(alone, params["proj"])
+    unmet = fn.rewrite.replace(BRANCH, {"proj": adapted["proj"]})  # and without parameters for it there is no harm
+    assert merge_lora(unmet, BRANCH.init(KEY, WIDE), WIDE)[0] == BRANCH
+    plain = {"body": whole["body"], "proj": params["proj"]}
+    kept = lora(BRANCH, {"body/kernel": 2}, plain, NEW, WIDE)[1]
+    assert kept["proj"] is plain["proj"]
+    with pytest.raises(ValueError, match=r"unread +tail/kernel +expected nothing, got float32\[4,8\]"):
+        lora(BRANCH, {"body/kernel": 2}, {**plain, "tail": {"kernel": params["proj"]["kernel"]}}, NEW, WIDE)
+
+
+def test_bake_leaves_nothing_frozen_by_lora():
+    for net in (fn.Dense(3), fn.Freeze(fn.Dense(3), but="bias"), fn.Sequential(fn.Freeze(fn.Dense(4)), fn.Dense(3))):
+        params = net.init(KEY, X)
+        adapted, new = lora(net, {"**/kernel": 2}, params, NEW, X)
+        new = moved(adapted, new)
+        plain, baked = fn.bake(adapted, new, X)
+        assert plain == net
+        assert plain == merge_lora(adapted, new, X)[0]
+        same_bits(baked, merge_lora(adapted, new, X)[1])
+        assert sorted(learned(plain, baked)) == sorted(learned(net, params))
+    net = fn.Parametrized(fn.Dense(3), bias=fn.Masked(0.5), kernel=fn.LoRA(2))
+    params = net.init(KEY, X)
+    assert merge_lora(net, params, X)[0] == fn.Parametrized(fn.Dense(3), bias=fn.Masked(0.5))
+    assert fn.bake(net, params, X)[0] == fn.Dense(3)
+
+
 def test_only_adapters_learn_whatever_else_has_their_names():
     net = fn.Sequential(("down", fn.Dense(3)), ("low", fn.Dense(3, rank=2)))
     adapted, new = lora(net, {"down/kernel": 1}, net.init(KEY, X), NEW, X)
@@ -302,3 +370,30 @@ def test_what_cannot_be():
         merge_lora(adapted, params, X)
     with pytest.raises(ValueError, match="embed: Embedding.* and Unembed.* share these parameters by name"):
         lora(GPT, {"embed/table": 2}, GPT.init(KEY, TOKENS), NEW, TOKENS)
+
+
+def test_a_layer_class_as_a_rule():
+    net = fn.Sequential(("embed", fn.Embedding(7, 8)), fn.Dense(4), fn.LayerNorm(), ("head", fn.Dense(3)))
+    params = net.init(KEY, TOKENS)
+    adapted, new = lora(net, {fn.Dense: 3}, params, NEW, TOKENS)
+    again, same = lora(net, {"*/kernel": 3}, params, NEW, TOKENS)
+    assert adapted == again
+    same_bits(new, same)
+    assert {path.split("/")[0] for path in learned(adapted, new)} == {"dense_0", "head"}
+    params = GPT.init(KEY, TOKENS)
+    ours, theirs = ({fn.TransformerBlock: 2}, {"transformer_block_0/**/kernel": 2})
+    assert lora(GPT, ours, params, NEW, TOKENS)[0] == lora(GPT, theirs, params, NEW, TOKENS)[0]
+
+
+def test_a_tied_net():
+    net = fn.tie(fn.Sequential(("a", fn.Dense(4)), ("b", fn.Dense(4)), ("c", fn.Dense(4))), "b/kernel", to="a/kernel")
+    params = net.init(KEY, X)
+    with pytest.raises(ValueError, match="a/kernel: 'b/kernel' is tied to it by fn.tie.* or untie the two"):
+        lora(net, {"**/kernel": 2}, params, NEW, X)
+    adapted, new = lora(net, {"c/kernel": 2}, params, NEW, X)
+    assert learned(adapted, new) == ["c/kernel/down", "c/kernel/up"]
+    assert merge_lora(adapted, new, X)[0] == net
+    untied = {**params, "b": {**params["b"], "kernel": params["a"]["kernel"]}}  # as the message says
+    adapted, new = lora(net.body, {"**/kernel": 2}, untied, NEW, X)
+    assert len(learned(adapted, new)) == 6
+    same_bits(adapted.apply(new, X), net.apply(params, X))

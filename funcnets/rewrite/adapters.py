@@ -12,7 +12,6 @@ it computes what the net does, to the bit.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -90,8 +89,7 @@ def lora(
 
     Raises:
       ValueError: A pattern that matches no parameter, or one that is no kernel, has a parametrisation already or has
-        others tied to it; a rank above that of any change of a kernel, its smaller side; parameters that are not the
-        net's.
+        others tied to it; parameters that are not the net's.
       TypeError: A rule that is neither a rank nor a LoRA.
 
     Source: Hu et al. 2021, LoRA: low-rank adaptation of large language models. In the PEFT library an adapter stands
@@ -118,8 +116,6 @@ def lora(
         for path, one in adapted.plan(*sample, **kwargs).declared["params"].items()
         if isinstance(one.what, Decomposed) and not isinstance(old[path].what, Decomposed)
     }
-    for path, one in new.items():
-        _check_rank(path, one.what)
     return adapted, taken_apart(new, params, key)
 
 
@@ -143,17 +139,6 @@ def _as_lora(pattern: Any, how: Any) -> LoRA:
             "parametrisation there is fn.parametrize"
         )
     return how
-
-
-def _check_rank(path: str, one: Decomposed) -> None:
-    """Raises for factors wider than any change of the kernel needs, as a matrix (all axes but the last, last)."""
-    spec = one.what.shapes
-    full = max(1, min(math.prod(spec.shape[:-1]), spec.shape[-1]))
-    if isinstance(one.how, LoRA) and one.how.rank > full:
-        raise ValueError(
-            f"{path or 'the parameter'}: a change of {show(spec)} has a rank of {full} at most, got {one.how!r}. The "
-            f"first pattern that fits says the rank: {{{path!r}: {full}, ...}}; or name the others alone"
-        )
 
 
 def _adapted(net: Layer) -> Layer:

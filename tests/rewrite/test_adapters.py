@@ -348,7 +348,6 @@ def test_what_cannot_be():
         ({"**/kernl": 2}, ValueError, r"'\*\*/kernl' matches no parameter"),
         ({"**": 2}, ValueError, r"LoRA\(2\) takes a floating parameter with two axes or more, got float32\[4\]"),
         ({"**/kernel": 0}, ValueError, "LoRA takes rank as a whole number, at least 1, got 0"),
-        ({"**/kernel": 4}, ValueError, r"head/kernel: a change of float32\[4,3\] has a rank of 3 at most, got Lo"),
         ({"**/kernel": "2"}, TypeError, r"lora takes a rank or an fn.LoRA for '\*\*/kernel', got '2'"),
         ({"**/kernel": fn.WeightNorm()}, TypeError, r"got WeightNorm\(\).* there is fn.parametrize"),
     ):
@@ -356,12 +355,8 @@ def test_what_cannot_be():
             lora(net, rules, params, NEW, X)
     with pytest.raises(ValueError, match=r"missing +head/kernel +expected float32\[4,3\], got nothing"):
         lora(net, {"**/kernel": 2}, {"dense_0": params["dense_0"]}, NEW, X)
-    full, new = lora(net, {"head/kernel": 3, "**/kernel": 4}, params, NEW, X)  # what the message says
-    assert learned(full, new)
-    conv, x = fn.Conv(5, 3), floats(2, 6, 1)
-    with pytest.raises(ValueError, match=r"kernel: a change of float32\[3,1,5\] has a rank of 3 at most, got LoRA"):
-        lora(conv, {"kernel": 4}, conv.init(KEY, x), NEW, x)
-    empty = floats(2, 0)  # a kernel with no entries has a rank all the same
+    assert learned(*lora(net, {"**/kernel": 40}, params, NEW, X))  # more than any change of it needs: no harm
+    empty = floats(2, 0)  # a kernel with no entries
     assert learned(*lora(net, {"dense_0/kernel": 1}, net.init(KEY, empty), NEW, empty))
     adapted, new = lora(net, {"**/kernel": 2}, params, NEW, X)
     with pytest.raises(ValueError, match="has a parametrised 'kernel' already"):

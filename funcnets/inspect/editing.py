@@ -16,6 +16,7 @@ from funcnets.inspect.capture import check_met, speaks_of
 from funcnets.layer import Layer
 from funcnets.places import What
 from funcnets.probe import Probe, Seen
+from funcnets.rules import leads
 from funcnets.shapes import below, is_array, show, specs
 from funcnets.values import code
 
@@ -47,6 +48,9 @@ class Edited(Wrapper):
                 "to replace. Leave it out for this call"
             )
         return output
+
+    def _leading(self, places: frozenset[str]) -> str | None:
+        return next((code(what) for what, _ in self.edits.items if any(_leads(what, place) for place in places)), None)
 
     def __repr__(self) -> str:
         return f"edit({self.body!r}, {self.edits!r})"
@@ -129,6 +133,11 @@ def edit(net: Layer, changes: Mapping[What, Any], *, add: bool = False) -> Edite
         raise TypeError(f"edit takes a mapping from what is replaced to its replacement, got {code(changes)}")
     check_met(net, tuple(what.partition("@")[0] if isinstance(what, str) else what for what in changes))
     return Edited(net, Edits(tuple(changes.items()), add))
+
+
+def _leads(what: Any, place: str) -> bool:
+    """Whether an edit may be of a layer at or below a place; in a loop, and out of it, that is another edit."""
+    return not isinstance(what, str) or "**" in what or leads(what.partition("@")[0], place)
 
 
 def _edited(seen: Seen, output: Any, change: Any, add: bool) -> Any:

@@ -27,7 +27,7 @@ from funcnets.record import KINDS, Call, Kind
 from funcnets.rewrite.stacking import stack
 from funcnets.rewrite.steps import Step, result, within
 from funcnets.rewrite.unrolling import Unrolled, counted, span
-from funcnets.shapes import Tree, differences, is_array, is_empty, misfit_error
+from funcnets.shapes import Tree, differences, is_array, is_empty, join, misfit_error
 
 
 def roll(net: Layer, params: Tree, *sample: Any, state: Tree = None, **kwargs: Any) -> Any:
@@ -39,8 +39,9 @@ def roll(net: Layer, params: Tree, *sample: Any, state: Tree = None, **kwargs: A
     numbers in the row, "layers_3-8", their layers named anew. An `Unrolled` of equal layers is a `Repeat` again.
 
     Left as they are: layers with given names, unless these count up ("block 0", "block 1"; in groups all names are
-    automatic); layers tied by name; all in a `tie` whose path leads into a run, or in a `Freeze` with `but`; a row
-    whose layers a composite calls one by one.
+    automatic); layers tied by name; a row whose layers a composite calls one by one; all in a `tie`, a `Freeze` with
+    `but`, a `with_init` or an `edit` whose paths lead into a run. A pattern leads there if it names a layer of it, or
+    may do so ("dense_1/*", a function of paths); "**/kernel" names none. Of an `edit`, a class, a layer or `**` does.
 
     Random numbers and initial values follow the path, so dropout draws other masks, and `init` other values.
 
@@ -186,13 +187,14 @@ def _joined(old: _Row, row: _Row, runs: list[_Run]) -> Step:
     for start, size, n, name in runs:
         group = [item.held for item in items[start : start + size]]
         body = Sequential(*(item.held for item in old._items()[start : start + size]))
-        inside.append([name for name, _ in body._entries()])
+        inside.append([name for name, _ in body._entries()] if size > 1 else [""])
         body = body._of(one._replace(held=by) for one, by in zip(body._items(), group, strict=True))
         made += [*items[at:start], Item(name, Repeat(body if size > 1 else group[0], n), given=True)]
         at = start + n * size
     made += items[at:]
     places = [names[run.start : run.start + run.n * run.size] for run in runs]
     moved = frozenset(name for there in places for name in there)
+    to = [join(run.name, key) for run, keys in zip(runs, inside, strict=True) for key in keys]
 
     def move(kind: Kind, tree: Tree) -> Tree:
         new = {name: held for name, held in tree.items() if name not in moved}
@@ -207,7 +209,7 @@ def _joined(old: _Row, row: _Row, runs: list[_Run]) -> Step:
             new |= {} if is_empty(stacked) else {name: stacked}
         return new
 
-    return Step(row._of(made), move, moved)
+    return Step(row._of(made), move, moved.union(to))
 
 
 def _joined_whole(row: _Row) -> Step:
@@ -217,4 +219,4 @@ def _joined_whole(row: _Row) -> Step:
     def move(kind: Kind, tree: Tree) -> Tree:
         return stack(tree.get(name, {}) for name in names)
 
-    return Step(Repeat(row._items()[0].held, len(row)), move, frozenset({""}))
+    return Step(Repeat(row._items()[0].held, len(row)), move, frozenset({"", *names}))

@@ -71,8 +71,8 @@ def unroll(net: Layer, params: Tree, state: Tree = None) -> Any:
       (net, params); with a state given (net, params, state).
 
     Raises:
-      ValueError: Parameters or a state that do not fit the net; a `tie`, or a `Freeze` with `but`, whose paths lead
-        into a `Repeat`.
+      ValueError: Parameters or a state that do not fit the net; a path that leads into a `Repeat`, or may do so, in a
+        `tie`, a `Freeze` with `but`, a `with_init` or an `edit`.
 
     Example:
       >>> net, x = fn.Sequential(("trunk", fn.Repeat(fn.Dense(3), 4))), jnp.ones((2, 3))
@@ -121,7 +121,7 @@ def _apart(repeat: Repeat, path: str) -> Step:
         copies = zip(names, copies_of(tree, repeat.n, path), strict=True)
         return {name: copy for name, copy in copies if not is_empty(copy)}
 
-    return Step(row, move, frozenset({""}))
+    return Step(row, move, frozenset({"", *names}))
 
 
 def _spliced(row: Sequential, path: str) -> Step:
@@ -150,6 +150,7 @@ def _spliced(row: Sequential, path: str) -> Step:
     except ValueError:
         return stay(row)  # an automatic name met that of a layer put in since
     names = [name for name, _ in made._entries()]
+    there = [name for start, n, inside in runs.values() for name in names[start : start + n * len(inside)]]
 
     def move(kind: Kind, tree: Tree) -> Tree:
         new = {name: held for name, held in tree.items() if name not in runs}
@@ -161,7 +162,7 @@ def _spliced(row: Sequential, path: str) -> Step:
                         new[names[start + i * len(inside) + j]] = held
         return new
 
-    return Step(made, move, frozenset(runs))
+    return Step(made, move, frozenset([*runs, *there]))
 
 
 # Names of runs

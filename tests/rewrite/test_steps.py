@@ -176,7 +176,7 @@ def test_a_class_is_looked_for_when_the_net_is_initialised():
     for layer in (params["dense_0"]["dense_0"], params["head"], params["last"]):
         assert (layer["kernel"] == 1).all() and (layer["bias"] == 1).all()
     without = fn.rewrite.replace(net, {fn.Dense: lambda old: fn.LayerNorm()})
-    with pytest.raises(ValueError, match="the net has no layer of the class Dense; it has Initialized, LayerNorm, Seq"):
+    with pytest.raises(ValueError, match="the net has no layer of the class Dense; it has LayerNorm, Sequential"):
         without.init(KEY, X)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from funcnets.compose import Wrapper
 from funcnets.layer import Layer
+from funcnets.places import as_net
 from funcnets.shapes import names_of
 from funcnets.values import Value
 from funcnets.wrappers import Tied
@@ -32,12 +33,15 @@ def frozen(net: Layer) -> Frozen:
     Args:
       net: The net.
 
+    Raises:
+      TypeError: Something that is no net.
+
     Example:
       >>> net = fn.Sequential(("encoder", fn.Freeze(fn.Dense(8))), ("head", fn.Dense(1)))
       >>> fn.params.frozen(net)("encoder/kernel"), fn.params.frozen(net)("head/kernel")
       (True, False)
     """
-    return Frozen(net)
+    return Frozen(as_net("frozen", net))
 
 
 def _is_frozen(layer: Layer, names: list[str]) -> bool:

@@ -18,11 +18,13 @@ from funcnets.compose import Wrapper
 from funcnets.layer import Layer
 from funcnets.leaves import Initializer, as_layer, is_child
 from funcnets.params.patterns import One, Patterns, check_pattern, roots, selected
-from funcnets.plan import Plan, fault_rows
+from funcnets.places import as_net
+from funcnets.plan import Plan, check_tree
+from funcnets.random import as_key
 from funcnets.record import Arrays, Kind
 from funcnets.rewrite.unrolling import Unrolled
 from funcnets.rules import Pattern, chosen, leads, matches
-from funcnets.shapes import Tree, differences, entry, join, misfit_error, show, with_entry
+from funcnets.shapes import Tree, entry, join, show, with_entry
 from funcnets.values import Value, call_code, code
 
 _Paths = Pattern | tuple[Pattern, ...]  # one pattern of parameter paths, or several that stand together
@@ -200,6 +202,7 @@ def reinit(net: Layer, params: Tree, key: Any, *sample: Any, patterns: Patterns,
 
     Raises:
       ValueError: A pattern that matches no parameter; parameters that are not this net's.
+      TypeError: Something that is no net, or no key.
 
     Example:
       >>> net, x = fn.Sequential(fn.Dense(3), ("head", fn.Dense(2))), jnp.ones((1, 3))
@@ -208,10 +211,14 @@ def reinit(net: Layer, params: Tree, key: Any, *sample: Any, patterns: Patterns,
       >>> new["dense_0"]["kernel"] is params["dense_0"]["kernel"], bool((new["head"]["kernel"] == 0).any())
       (True, False)
     """
+    net = as_net("reinit", net)
+    try:
+        key = as_key(key)
+    except TypeError as error:
+        wanted = "reinit takes the key before the sample, reinit(net, params, key, *sample, patterns=...)"
+        raise TypeError(f"{wanted}: {str(error).partition('. ')[0]}") from None
     plan = net.plan(*sample, **kwargs)
-    rows = fault_rows(net, "params", differences(plan.params, params), params)
-    if rows:
-        raise misfit_error(rows)
+    check_tree(plan, "params", params)
     drawn = selected(parameters(plan.declared["params"]), patterns, net)
     fresh = drawn_as_init(plan, "params", key, drawn)
     for path in drawn:

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
-from typing import Any, cast
+from collections.abc import Iterable, Mapping
+from typing import Any, cast, overload
 
 from funcnets.combinators import Child, Item, Repeat, Sequential, _Row
 from funcnets.layer import Layer
-from funcnets.places import Place
+from funcnets.places import Place, as_net, walk
 from funcnets.record import KINDS, Kind
 from funcnets.rewrite.stacking import copies_of
 from funcnets.rewrite.steps import Step, result, stay, within
-from funcnets.shapes import ABSENT, Tree, entry, is_empty, join, misfit_error, unread
+from funcnets.shapes import ABSENT, Tree, describe, entry, is_empty, join, misfit_error, unread
 
 
 class Unrolled(_Row):
@@ -52,6 +52,12 @@ class Unrolled(_Row):
         return x
 
 
+@overload
+def unroll(net: Layer, params: Tree, *, state: None = None) -> tuple[Layer, Tree]: ...
+@overload
+def unroll(net: Layer, params: Tree, *, state: Mapping[str, Any]) -> tuple[Layer, Tree, Tree]: ...
+
+
 def unroll(net: Layer, params: Tree, state: Tree = None) -> Any:
     """The net with the copies of each `Repeat` written out, and its parameters unstacked likewise: `roll` undone.
 
@@ -64,15 +70,16 @@ def unroll(net: Layer, params: Tree, state: Tree = None) -> Any:
 
     Args:
       net: The net.
-      params: Its parameters; None for the net alone.
+      params: Its parameters, or their specs; None for the net alone.
       state: Its state, if that is to be unrolled with it.
 
     Returns:
       (net, params); with a state given (net, params, state).
 
     Raises:
-      ValueError: Parameters or a state that do not fit the net; a path that leads into a `Repeat`, or may do so, in a
-        `tie`, a `Freeze` with `but`, a `with_init` or an `edit`.
+      ValueError: Parameters or a state that do not fit the net, as far as this is known without a sample; a path that
+        leads into a `Repeat`, or may do so, in a `tie`, a `Freeze` with `but`, a `with_init` or an `edit`.
+      TypeError: Something that is no net.
 
     Example:
       >>> net, x = fn.Sequential(("trunk", fn.Repeat(fn.Dense(3), 4))), jnp.ones((2, 3))
@@ -81,7 +88,9 @@ def unroll(net: Layer, params: Tree, state: Tree = None) -> Any:
       ['dense_0', 'dense_1', 'dense_2', 'dense_3']
       >>> flat = fn.rewrite.replace(flat, {"trunk/dense_3": lambda last: fn.Freeze(last)})
     """
+    net = as_net("unroll", net)
     _check_known(net, params, state)
+    _check_given(net, params)
     return result(_written_out(Place("", net), strict=True), params, state)
 
 
@@ -97,6 +106,19 @@ def _check_known(net: Layer, params: Tree, state: Tree) -> None:
         strangers = [] if tree is None else list(net._strangers(kind, tree, ""))
         if strangers:
             raise misfit_error(unread(strangers, tree), "params" if kind == "params" else "state")
+
+
+def _check_given(net: Layer, params: Tree) -> None:
+    """Raises for no parameters at all where the layers of a Repeat have some, as far as this is known of a class."""
+    if params is None or not is_empty(params):
+        return
+    repeats = [place for place in walk(Place("", net)) if isinstance(place.layer, Repeat) and not place.layer.shared]
+    for place in (inner for repeat in repeats for inner in walk(repeat)):
+        if type(place.layer).params is not Layer.params or place.layer._is_bare():
+            raise ValueError(
+                f"{place.path or 'the net'}: unroll takes the parameters of the net, got none, though "
+                f"{describe(place.layer)} has some: give those of net.init(key, *sample), or None for the net alone"
+            )
 
 
 # From copies to layers

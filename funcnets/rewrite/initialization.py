@@ -16,7 +16,7 @@ from typing import Any
 from funcnets.combinators import Repeat, Sequential
 from funcnets.compose import Wrapper
 from funcnets.layer import Layer
-from funcnets.leaves import Initializer, as_layer, is_child
+from funcnets.leaves import Initializer, as_layer
 from funcnets.params.patterns import One, Patterns, check_pattern, roots, selected
 from funcnets.places import as_net
 from funcnets.plan import Plan, check_tree
@@ -70,8 +70,7 @@ class Initialized(Wrapper):
     rules: tuple[tuple[_Which, Initializer], ...]
 
     def __post_init__(self) -> None:
-        if not is_child(self.body):
-            raise TypeError(f"with_init takes a net, a layer or function, got {show(self.body)}: with_init(net, rules)")
+        as_net("with_init", self.body)
 
     def _settled(self) -> None:
         self._set_children([("", as_layer(self.body))], {"body": 0})  # an initialiser that is a function is no child
@@ -136,6 +135,7 @@ def with_init(net: Layer, rules: Mapping[One | tuple[One, ...], Initializer]) ->
       >>> net.init(jax.random.key(0), jnp.ones((1, 3)))["head"]["bias"]
       Array([1., 1.], dtype=float32)
     """
+    as_net("with_init", net)
     pairs: list[tuple[_Which, Initializer]] = []
     for which, init in rules.items():
         if not callable(init) or isinstance(init, (Layer, type)):

@@ -84,7 +84,8 @@ def roll(net: Layer, params: Tree, *sample: Any, state: Tree = None, **kwargs: A
         if tree is not None:
             check_tree(plan, kind, tree)
     step = _rolled(Place("", net), _Calls(plan))
-    _check_planned(step.layer, sample, kwargs)
+    if step.moved:
+        _check_planned(step.layer, sample, kwargs)
     return result(step, params, state)
 
 

@@ -179,8 +179,8 @@ def test_what_cannot_be_a_rule():
         with_init(net(), {fn.Conv: Ones()})
     with pytest.raises(TypeError, match=r"takes an initialiser for '\*\*/bias', .* got 0.0.*initializers.Constant"):
         with_init(net(), {"**/bias": 0.0})
-    with pytest.raises(TypeError, match=r"with_init takes a net, a layer or function, got 3"):
-        with_init(3, {"**": Ones()})
+    with pytest.raises(TypeError, match=r"with_init takes a net first, a layer or function, got 3"):
+        with_init(3, {fn.Dense: Ones()})
     with pytest.raises(TypeError, match="a pattern is a path .* got 3"):
         reinit(net(), net().init(KEY, X), OTHER, X, patterns=3)
     for wrong in (3, (), (3,), Ones, fn.Dense(4)):

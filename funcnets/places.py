@@ -144,7 +144,10 @@ def replace(net: Layer, changes: Mapping[What | tuple[What, ...], New]) -> Layer
     for what, by in changes.items():
         for one in _several(what):
             _check_what("replace", one)
-            single.setdefault(one, by)
+            if single.setdefault(one, by) is not by:
+                raise ValueError(
+                    f"the rule for {code(one)} does nothing, as another before it is for that too: keep one"
+                )
     places: dict[str, list[Place]] = {}
     for place in walk(Place("", net)):
         places.setdefault(place.path, []).append(place)

@@ -229,6 +229,8 @@ def test_several_are_spoken_of_in_a_tuple():
     assert wider["dense_0"] == fn.Dense(5) and wider.at("head") == fn.Freeze(fn.Dense(5))
     with pytest.raises(ValueError, match=r"the pattern 'heda' matches no layer \(did you mean 'head'\?\)"):
         replace(net(), {("dense_0", "heda"): fn.Dense(5)})
+    with pytest.raises(ValueError, match="the rule for 'head' does nothing, as another before it is for that too: ke"):
+        replace(net(), {("dense_0", "head"): fn.Dense(5), "head": fn.Dense(6)})
     with pytest.raises(ValueError, match="the rule for 'dense_0' does nothing"):
         replace(net(), {("dense_*", "head"): fn.Dense(5), "dense_0": fn.Dense(6)})
 

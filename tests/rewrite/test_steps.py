@@ -102,6 +102,19 @@ def test_groups_whose_new_names_a_pattern_names_stay():
     same_output(with_init(net, {"**/function_0": Ones()}), rolls=False)
 
 
+def test_only_the_runs_that_a_path_leads_into_stay():
+    row = fn.Sequential(D, D, D)
+    net = fn.Sequential(("a", row), ("b", fn.Remat(row)), D, D, jnp.tanh, ("c", fn.rewrite.Unrolled(D, D)))
+    for wrap, runs in (
+        (lambda net: with_init(net, {"a/dense_1/kernel": Ones()}), ["b/dense_0-2", "dense_0-1", "c"]),
+        (lambda net: with_init(net, {"b/dense_1/kernel": Ones(), "a/*/*": Zeros()}), ["dense_0-1", "c"]),
+        (lambda net: fn.tie(net, "b/dense_1/kernel", to="c/dense_0/kernel"), ["a/dense_0-2", "dense_0-1"]),
+        (lambda net: fn.edit(net, {"dense_1": jnp.tanh}), ["a/dense_0-2", "b/dense_0-2", "c"]),
+        (lambda net: fn.Freeze(fn.edit(net, {"a/dense_1": jnp.tanh}), but="c/**"), ["b/dense_0-2", "dense_0-1"]),
+    ):
+        assert list(find(same_output(wrap(net), rolls=True), fn.Repeat)) == runs
+
+
 @pytest.mark.parametrize(
     ("changes", "rolls"),
     [

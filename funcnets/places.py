@@ -15,8 +15,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, cast
 
+from funcnets.bound import Bound
 from funcnets.compose import Composite
-from funcnets.layer import Layer
+from funcnets.layer import Apply, Init, Layer
 from funcnets.leaves import Function, as_layer, is_child
 from funcnets.rules import chosen, matches
 from funcnets.shapes import describe, join, near, show
@@ -56,7 +57,7 @@ def walk(place: Place) -> Iterator[Place]:
 
 def as_net(owner: str, net: Any) -> Layer:
     """What a function of nets was given for one, a layer or function, as a layer; raises for anything else."""
-    if not is_child(net):
+    if not is_child(net) or isinstance(net, (Bound, Init, Apply)):
         got = f"the class {net.__name__}" if isinstance(net, type) else show(net)
         raise TypeError(
             f"{owner} takes a net first, a layer or function, got {got}: give the layer itself, {owner}(net, ...), "

@@ -252,6 +252,15 @@ def test_they_take_a_net(owner, act):
             act(wrong)
 
 
+def test_neither_a_bound_net_nor_a_function_of_one_is_a_net():
+    dense = fn.Dense(2)
+    for wrong in (dense.apply, dense.init, dense.bind(dense.init(KEY, X))):
+        with pytest.raises(
+            TypeError, match="find takes a net first, a layer or function, got .*: give the layer itself"
+        ):
+            find(wrong, "")
+
+
 def test_what_speaks_of_no_layers_is_told():
     for wrong, got in ((3, "3"), (fn.initializers.Ones(), r"Ones\(\)"), (("head", None), "None")):
         with pytest.raises(TypeError, match=f"find takes layers by a pattern of paths, a class .* got {got}: find"):

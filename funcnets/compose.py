@@ -202,6 +202,7 @@ class Wrapper(Composite):
     - `_lift(kind, arrays)` and `_view(params)`, each the other's inverse: it declares and holds other arrays than the
       child, whose parameters are a function of them all.
     - `holds(path)`: the child's parameter at this path takes no gradient.
+    - `_leading(places)`: it holds a path, or a pattern, that leads to one of these places in its child, or may do so.
     """
 
     _is_wrapper: ClassVar[bool] = True
@@ -232,6 +233,10 @@ class Wrapper(Composite):
 
     def _is_frozen(self, path: str) -> bool:
         return self.holds(path) or self._entries()[0][1]._is_frozen(path)
+
+    def _leading(self, places: frozenset[str]) -> str | None:
+        """What it holds, as code, that leads to one of these places in its child, so that none can go elsewhere."""
+        return None
 
     def _outline(self, scope: Scope, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return self.outline(Bound(scope), *inputs, **kwargs)

@@ -17,6 +17,7 @@ numbers, as in Python's own json: what else rewrites a file must keep them apart
     {"partial": {"function": "jax.nn.gelu"}, "args": [], "keywords": {"approximate": true}}
     {"float": "nan"}                                         {"complex": [1.0, 2.0]}
     {"set": [1, 2]}                                          {"enum": "my_lab/Mode", "member": "FAST"}
+    {"type": "Dense"}                                        (a class of layers itself)
     {"array": [[1.0, 2.0]], "dtype": "float32"}              {"base64": "AACAPw==", "dtype": "float32", "shape": [1]}
 
 Fields at their defaults are written too, so that a default that changes one day changes no net of today. One that a
@@ -142,6 +143,8 @@ def _written(held: Any, path: str, names: dict[int, str]) -> Any:
         args = [_written(item, f"{path}.args[{i}]", names) for i, item in enumerate(held.args)]
         keywords = {name: _written(item, f"{path}.keywords.{name}", names) for name, item in held.keywords.items()}
         return {"partial": _written(held.func, f"{path}.partial", names), "args": args, "keywords": keywords}
+    if isinstance(held, type) and issubclass(held, Layer):
+        return {"type": _name(held, path, names)}
     if callable(held) and not isinstance(held, type):
         raise _nameless(held, path)
     raise TypeError(
@@ -359,6 +362,12 @@ def _read_numeric(node: Mapping[str, Any], path: str) -> np.dtype[Any]:
     return dtype
 
 
+def _read_type(node: Mapping[str, Any], path: str, table: dict[str, Any]) -> type:
+    kind = _found({"class": node["type"]}, "class", path, table)
+    _take(issubclass(kind, Layer), path, "a class of layers as type", node["type"])
+    return kind
+
+
 class _Kind(NamedTuple):
     read: Callable[[Mapping[str, Any], str, dict[str, Any]], Any]
     beside: tuple[str, ...] = ()  # the keys that it has beside its own
@@ -368,6 +377,7 @@ _KINDS = {  # the first of these keys that an object has tells what it is
     "class": _Kind(_read_value),
     "function": _Kind(lambda node, path, table: _found(node, "function", path, table)),
     "partial": _Kind(_read_partial, ("args", "keywords")),
+    "type": _Kind(_read_type),
     "enum": _Kind(_read_enum, ("member",)),
     "array": _Kind(_read_array, ("dtype",)),
     "base64": _Kind(_read_bytes, ("dtype", "shape")),

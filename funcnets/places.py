@@ -15,8 +15,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, cast
 
+from funcnets.bound import Bound
 from funcnets.compose import Composite
-from funcnets.layer import Layer
+from funcnets.layer import Apply, Init, Layer
 from funcnets.leaves import Function, as_layer, is_child
 from funcnets.rules import chosen, matches
 from funcnets.shapes import describe, join, near, show
@@ -54,26 +55,57 @@ def walk(place: Place) -> Iterator[Place]:
         yield from walk(child)
 
 
-def find(net: Layer, what: What) -> dict[str, Layer]:
+def as_net(owner: str, net: Any) -> Layer:
+    """What a function of nets was given for one, a layer or function, as a layer; raises for anything else."""
+    if not is_child(net) or isinstance(net, (Bound, Init, Apply)):
+        got = f"the class {net.__name__}" if isinstance(net, type) else show(net)
+        raise TypeError(
+            f"{owner} takes a net first, a layer or function, got {got}: give the layer itself, {owner}(net, ...), "
+            "before its parameters"
+        )
+    return as_layer(net)
+
+
+def find(net: Layer, what: What | tuple[What, ...] | list[What]) -> dict[str, Layer]:
     """The layers of a net that a pattern, a class, or an equal layer or function speaks of, by path.
 
     Args:
       net: The net.
-      what: A pattern such as "**/dense_0", a class, a layer, or a function.
+      what: A pattern such as "**/dense_0", a class, a layer, or a function; or several of these.
 
     Returns:
-      {path: layer}; empty where there is none. Where a wrapper and its child both answer, the wrapper.
+      {path: layer}, in the order of the net; empty where there is none. Where a wrapper and its child both answer, the
+      wrapper.
+
+    Raises:
+      TypeError: Something that is no net, or that speaks of no layers.
 
     Example:
       >>> net = fn.Sequential(fn.Dense(8), jax.nn.relu, ("head", fn.Dense(2)))
       >>> fn.rewrite.find(net, fn.Dense)
       {'dense_0': Dense(8), 'head': Dense(2)}
     """
+    several = _several(what)
+    for one in several:
+        _check_what("find", one)
     found: dict[str, Layer] = {}
-    for place in walk(Place("", net)):
-        if _speaks_of(what, place):
+    for place in walk(Place("", as_net("find", net))):
+        if any(_speaks_of(one, place) for one in several):
             found.setdefault(place.path, place.layer)
     return found
+
+
+def _several(what: Any) -> tuple[Any, ...]:
+    return tuple(what) if isinstance(what, (tuple, list)) else (what,)
+
+
+def _check_what(owner: str, what: Any) -> None:
+    """Raises for what cannot speak of layers."""
+    if not isinstance(what, (str, type)) and not is_child(what):
+        raise TypeError(
+            f"{owner} takes layers by a pattern of paths, a class of layers, an equal layer or a function, or several "
+            f"of these, got {code(what)}: find(net, '**/dense_0'), find(net, Dense)"
+        )
 
 
 def _speaks_of(what: Any, place: Place) -> bool:
@@ -84,34 +116,48 @@ def _speaks_of(what: Any, place: Place) -> bool:
     return place.layer == as_layer(what)
 
 
-def replace(net: Layer, changes: Mapping[What, New]) -> Layer:
+def replace(net: Layer, changes: Mapping[What | tuple[What, ...], New]) -> Layer:
     """A net with other layers in the places that rules speak of.
 
     Children are replaced before the layers that hold them, and each layer by the first rule that speaks of it.
 
     Args:
       net: The net.
-      changes: From a pattern, class, layer or function to a layer, a function old layer → new layer, or a mapping from
-        fields of the layer to new values.
+      changes: From a pattern, class, layer or function, or a tuple of several, to a layer, a function old layer → new
+        layer, or a mapping from fields of the layer to new values.
 
     Raises:
       ValueError: A rule that speaks of no layer, or names a field that the layer does not have.
-      TypeError: A replacement that is no layer or function.
+      TypeError: Something that is no net; a replacement that is no layer or function.
 
     Example:
       >>> net = fn.Sequential(fn.Dense(8), jax.nn.relu, fn.Dense(2))
       >>> fn.rewrite.replace(net, {"dense_1": {"features": 5}, jax.nn.relu: lambda _: jax.nn.gelu})
       Sequential(Dense(8), jax.nn.gelu, Dense(5))
     """
+    net = as_net("replace", net)
+    if not isinstance(changes, Mapping):
+        raise TypeError(
+            f"replace takes a mapping from layers to what stands in their place, got {show(changes)}: "
+            "replace(net, {'head': fn.Dense(5)})"
+        )
+    single: dict[Any, New] = {}
+    for what, by in changes.items():
+        for one in _several(what):
+            _check_what("replace", one)
+            if single.setdefault(one, by) is not by:
+                raise ValueError(
+                    f"the rule for {code(one)} does nothing, as another before it is for that too: keep one"
+                )
     places: dict[str, list[Place]] = {}
     for place in walk(Place("", net)):
         places.setdefault(place.path, []).append(place)
     # Raises for a rule that speaks of none.
     there = lambda what, path: any(_speaks_of(what, place) for place in places[path])  # noqa: E731
-    chosen(changes, places, "layer", there, must_fit=lambda what: True)
+    chosen(single, places, "layer", there, must_fit=lambda what: True)
 
     def change(place: Place, new: Layer) -> Layer:
-        for what, by in changes.items():
+        for what, by in single.items():
             if isinstance(what, str) and isinstance(by, Mapping):
                 if matches(what, place.path) and _is_meant(by, place):
                     return _with_fields(new, by, place.path)

@@ -30,6 +30,7 @@ from funcnets.shapes import (
     is_array,
     is_empty,
     join,
+    misfit_error,
     nested,
     ruled,
     short,
@@ -421,6 +422,16 @@ def all_differences(layer: Layer, params: Tree, inputs: tuple[Any, ...], kwargs:
     except (ValueError, TypeError, RuntimeError):
         return None  # what stopped the pass is then the best that can be said
     return fault_rows(layer, "params", rows, params)
+
+
+def check_tree(plan: Plan, kind: Kind, tree: Tree) -> None:
+    """Raises for parameters, or a state, that are not those of a plan; what children hold that its sample does not
+    meet may be there.
+    """
+    declared = plan.params if kind == "params" else plan.states
+    rows = fault_rows(plan.layer, kind, differences(declared, tree), tree)
+    if rows:
+        raise misfit_error(rows, "params" if kind == "params" else "state")
 
 
 def fault_rows(layer: Layer, kind: Kind, rows: list[Row], tree: Tree) -> list[Row]:

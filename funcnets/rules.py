@@ -59,6 +59,29 @@ def _matches(pattern: tuple[str, ...], names: tuple[str, ...]) -> bool:
     return bool(names) and fnmatchcase(names[0], first) and _matches(rest, names[1:])
 
 
+def leads(pattern: Pattern, place: str) -> bool:
+    """Whether a pattern may stand for something else once what is at a place has gone to another.
+
+    It does if it names the place, or what is on the way to it. `**` for all that there is, and "**/kernel" for all that
+    is called so, name no place: they stand for as much wherever that is.
+
+    Args:
+      pattern: As `matches` takes it; a function may look at any part of a path.
+      place: Names joined by "/".
+    """
+    return not isinstance(pattern, str) or _leads(names_of(pattern), names_of(place))
+
+
+def _leads(pattern: list[str], names: list[str]) -> bool:
+    rest = pattern[1:]
+    if pattern[:1] == ["**"] and len(rest) <= 1 and "**" not in rest:
+        return bool(names and rest) and fnmatchcase(names[-1], rest[0])
+    if not names or not pattern:
+        return not names
+    on_the_way = fnmatchcase(names[0], pattern[0]) and (len(names) == 1 or _leads(rest, names[1:]))
+    return pattern[0] == "**" or on_the_way
+
+
 def _is_named(pattern: Any) -> bool:
     return not callable(pattern) or isinstance(pattern, type)
 

@@ -14,9 +14,9 @@ from funcnets.bound import Carried
 from funcnets.compose import Wrapper
 from funcnets.layer import Layer
 from funcnets.record import Arrays, Kind
-from funcnets.rules import chosen, matches
+from funcnets.rules import chosen, leads, matches
 from funcnets.scope import Misfit
-from funcnets.shapes import ABSENT, Tree, entry, flat, is_array, join, near, nested, show, with_entry
+from funcnets.shapes import ABSENT, Tree, entry, flat, is_array, join, near, nested, show, with_entry, within
 from funcnets.values import Argument, code
 
 
@@ -200,6 +200,10 @@ class Freeze(Wrapper):
         """What stands in its place once parametrisations in the body are baked in."""
         return self
 
+    def _leading(self, places: frozenset[str]) -> str | None:
+        found = any(leads(pattern, place) for pattern in self.but for place in places)
+        return f"but={self.but!r}" if found else None
+
     def _view(self, params: Tree) -> Tree:
         stop = jax.lax.stop_gradient
         return nested({path: stop(array) if self.holds(path) else array for path, array in flat(params)})
@@ -244,6 +248,9 @@ class Tied(Wrapper):
         yield from super()._strangers(kind, tree, path)
         if kind == "params" and entry(tree, self.target) is not ABSENT:
             yield join(path, self.target)
+
+    def _leading(self, places: frozenset[str]) -> str | None:
+        return next((repr(path) for path in (self.target, self.to) for at in places if within(path, at)), None)
 
     def _through(self, source: Any) -> Any:
         return source if self.via is None else self.via(source)

@@ -215,3 +215,59 @@ class Picky(fn.Composite):
 def test_a_field_that_cannot_be_none_stays_as_it_is():
     assert replace(Picky(3, fn.Dense(2)), {fn.Dense: fn.Dense(4)}) == Picky(3, fn.Dense(4))
     assert replace(Picky(2, fn.Dense(2)), {fn.Dense: fn.Dense(4)}) == Picky(2, fn.Dense(4))
+
+
+def test_several_are_spoken_of_in_a_tuple():
+    assert list(find(net(), ("head", "**/hidden"))) == ["block_forward_0/hidden", "head"]
+    assert find(net(), ("head", "**/hidden")) == find(net(), ["**/hidden", "head"])
+    assert list(find(net(), (jax.nn.relu, fn.Freeze))) == ["relu_0", "block_forward_0/activation", "head"]
+    assert find(net(), ()) == find(net(), ("heda", fn.Conv)) == find(net(), "heda") == {}
+    assert replace(net(), {("dense_0", "dense_1"): fn.Dense(9)}) == replace(
+        net(), {"dense_0": fn.Dense(9), "dense_1": fn.Dense(9)}
+    )
+    wider = replace(net(), {("dense_0", "head"): {"features": 5}})
+    assert wider["dense_0"] == fn.Dense(5) and wider.at("head") == fn.Freeze(fn.Dense(5))
+    with pytest.raises(ValueError, match=r"the pattern 'heda' matches no layer \(did you mean 'head'\?\)"):
+        replace(net(), {("dense_0", "heda"): fn.Dense(5)})
+    with pytest.raises(ValueError, match="the rule for 'head' does nothing, as another before it is for that too: ke"):
+        replace(net(), {("dense_0", "head"): fn.Dense(5), "head": fn.Dense(6)})
+    with pytest.raises(ValueError, match="the rule for 'dense_0' does nothing"):
+        replace(net(), {("dense_*", "head"): fn.Dense(5), "dense_0": fn.Dense(6)})
+
+
+@pytest.mark.parametrize(
+    ("owner", "act"),
+    [
+        ("find", lambda net: find(net, "a")),
+        ("replace", lambda net: replace(net, {"": lambda _: jnp.sin})),
+        ("frozen", fn.params.frozen),
+        ("of", lambda net: fn.params.of(net, "")),
+        ("reinit", lambda net: fn.rewrite.reinit(net, {}, KEY, X, patterns=())),
+    ],
+)
+def test_they_take_a_net(owner, act):
+    act(jnp.tanh)  # a function is a layer
+    for wrong, got in (({"a": X}, r"\{'a': float32\[2,8\]\}"), (fn.Dense, "the class Dense"), (None, "None")):
+        with pytest.raises(TypeError, match=f"^{owner} takes a net first, a layer or function, got {got}: give the"):
+            act(wrong)
+
+
+def test_neither_a_bound_net_nor_a_function_of_one_is_a_net():
+    dense = fn.Dense(2)
+    for wrong in (dense.apply, dense.init, dense.bind(dense.init(KEY, X))):
+        with pytest.raises(
+            TypeError, match="find takes a net first, a layer or function, got .*: give the layer itself"
+        ):
+            find(wrong, "")
+
+
+def test_what_speaks_of_no_layers_is_told():
+    for wrong, got in ((3, "3"), (fn.initializers.Ones(), r"Ones\(\)"), (("head", None), "None")):
+        with pytest.raises(TypeError, match=f"find takes layers by a pattern of paths, a class .* got {got}: find"):
+            find(net(), wrong)
+        with pytest.raises(TypeError, match=f"replace takes layers by a pattern of paths, a class .* got {got}: find"):
+            replace(net(), {wrong: fn.Dense(2)})
+    with pytest.raises(
+        TypeError, match=r"replace takes a mapping from layers to what stands in their place, got 'head'"
+    ):
+        replace(net(), "head")

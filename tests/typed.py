@@ -23,6 +23,11 @@ params: dict[str, Any] = net.init(key, x)
 y = net.apply(params, x)
 y, state = net.apply(params, x, state={}, key=key, train=True)
 wider = fn.rewrite.replace(net, {"head": {"features": 5}, jax.nn.relu: lambda _: jax.nn.gelu})
+both = fn.rewrite.replace(net, {("head", fn.Dense): {"features": 5}}), fn.rewrite.find(net, ("head", jax.nn.relu))
+rolled, stacked = fn.rewrite.roll(net, params, x)
+rolled, stacked, carried = fn.rewrite.roll(rolled, stacked, x, state=state)
+flat, apart = fn.rewrite.unroll(rolled, stacked)
+flat, apart, carried = fn.rewrite.unroll(flat, apart, state=carried)
 ids = fn.generate(net, params, x, 5, temperature=1.0, key=key)
 
 kernels, rest = fn.params.split(params, ("**/kernel", fn.LayerNorm, fn.params.frozen(net)), net=net)
@@ -62,6 +67,8 @@ fn.Conv(3)  # pyright: ignore[reportCallIssue]
 Encoder()  # pyright: ignore[reportCallIssue]
 Encoder(Gain(), widht=5)  # pyright: ignore[reportCallIssue]
 net.apply(params, x, train="yes")  # pyright: ignore[reportArgumentType]
+fn.rewrite.roll(3, params, x)  # pyright: ignore[reportArgumentType]
+fn.rewrite.find(net, 3)  # pyright: ignore[reportArgumentType]
 fn.rewrite.replace(net)  # pyright: ignore[reportCallIssue]
 fn.params.split(params, 3)  # pyright: ignore[reportArgumentType]
 fn.params.labels(params, "**")  # pyright: ignore[reportArgumentType]

@@ -16,6 +16,7 @@ from funcnets.inspect.capture import check_met, speaks_of
 from funcnets.layer import Layer
 from funcnets.places import What
 from funcnets.probe import Probe, Seen, spoken_in
+from funcnets.rules import leads
 from funcnets.shapes import below, is_array, show, specs
 from funcnets.values import Argument, code, holds_nothing
 
@@ -42,6 +43,9 @@ class Edited(Wrapper):
                 "to replace. Leave it out for this call"
             )
         return output
+
+    def _leading(self, places: frozenset[str]) -> str | None:
+        return next((code(what) for what, _ in self.edits.items if any(_leads(what, place) for place in places)), None)
 
     def _call(self) -> tuple[str, list[Argument], str]:
         return "edit(", [Argument(self.body, place=".body"), Argument(self.edits)], ")"
@@ -164,6 +168,11 @@ def edit(net: Layer, changes: Mapping[What, Any], *, add: bool = False) -> Edite
 
 def _is_number(change: Any) -> bool:
     return isinstance(change, bool | int | float | complex) or (is_array(change) and jnp.ndim(change) == 0)
+
+
+def _leads(what: Any, place: str) -> bool:
+    """Whether an edit may be of a layer at or below a place; in a loop, and out of it, that is another edit."""
+    return not isinstance(what, str) or "**" in what or leads(what.partition("@")[0].partition(":")[0], place)
 
 
 def _edited(seen: Seen, output: Any, change: Any, add: bool) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from funcnets.layer import Layer
+from funcnets.places import as_net
 from funcnets.values import Value
 
 
@@ -29,9 +30,12 @@ def frozen(net: Layer) -> Frozen:
     Args:
       net: The net.
 
+    Raises:
+      TypeError: Something that is no net.
+
     Example:
       >>> net = fn.Sequential(("encoder", fn.Freeze(fn.Dense(8))), ("head", fn.Dense(1)))
       >>> fn.params.frozen(net)("encoder/kernel"), fn.params.frozen(net)("head/kernel")
       (True, False)
     """
-    return Frozen(net)
+    return Frozen(as_net("frozen", net))

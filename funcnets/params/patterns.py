@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from funcnets.layer import Layer
-from funcnets.places import Place, What, find, walk
+from funcnets.places import Place, What, as_net, find, walk
 from funcnets.rules import chosen, matches
 from funcnets.shapes import below, near, show, within
 from funcnets.values import Value, code
@@ -100,6 +100,7 @@ def of(net: Layer, what: What, names: str = "**") -> Owned:
       >>> float(net.init(jax.random.key(0), jnp.ones((1, 3)))["head"]["kernel"].min())
       1.0
     """
+    net = as_net("of", net)
     found = tuple(find(net, what))
     if not found:
         raise ValueError(f"of: the net has no layer {what_there_is(net, code(what))}")

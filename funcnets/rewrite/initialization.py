@@ -8,32 +8,69 @@ did. `reinit` draws some parameters of a net anew and leaves the others as they 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import glob
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from funcnets.combinators import Repeat, Sequential
 from funcnets.compose import Wrapper
 from funcnets.layer import Layer
-from funcnets.leaves import Initializer, as_layer, is_child
+from funcnets.leaves import Initializer, as_layer
 from funcnets.params.patterns import One, Patterns, check_pattern, roots, selected
-from funcnets.plan import Plan, fault_rows
+from funcnets.places import as_net
+from funcnets.plan import Plan, check_tree
+from funcnets.random import as_key
 from funcnets.record import Arrays, Kind
-from funcnets.rules import Pattern, chosen, matches
-from funcnets.shapes import Tree, differences, entry, join, misfit_error, show, with_entry
-from funcnets.values import Argument, code
+from funcnets.rewrite.unrolling import Unrolled
+from funcnets.rules import Pattern, chosen, leads, matches
+from funcnets.shapes import Tree, entry, join, show, with_entry
+from funcnets.values import Argument, Value, code
 
 _Paths = Pattern | tuple[Pattern, ...]  # one pattern of parameter paths, or several that stand together
+
+
+class OfClass(Value):
+    """All arrays of the layers of a class, in whatever net the rule is met; printed as the class.
+
+    Args:
+      kind: The class.
+    """
+
+    kind: type[Layer]
+
+    def _fill(self, **fields: Any) -> None:  # the one value that holds a class of values itself
+        kind = fields["kind"]
+        if not isinstance(kind, type) or not issubclass(kind, Layer):
+            raise TypeError(f"OfClass takes a class of layers, got {show(kind)}: OfClass(Dense)")
+        object.__setattr__(self, "_created", None)
+        object.__setattr__(self, "kind", kind)
+
+    def __repr__(self) -> str:
+        return code(self.kind)
+
+    def patterns(self, net: Layer) -> list[Pattern]:
+        """The patterns of these arrays' paths."""
+        return [join(glob.escape(path), "**") for path in roots(net, self.kind)]
+
+    def leads(self) -> bool:
+        """Whether there may be other layers of the class once copies are layers, or layers copies."""
+        return issubclass(self.kind, Repeat) or any(
+            issubclass(made, self.kind) for made in (Repeat, Sequential, Unrolled)
+        )
+
+
+_Which = _Paths | OfClass | tuple[Pattern | OfClass, ...]
 
 
 class Initialized(Wrapper):
     """A net whose parameters start otherwise; see `with_init`."""
 
     body: Layer
-    rules: tuple[tuple[_Paths, Initializer], ...]
+    rules: tuple[tuple[_Which, Initializer], ...]
 
     def __post_init__(self) -> None:
-        if not is_child(self.body):
-            raise TypeError(f"with_init takes a net, a layer or function, got {show(self.body)}: with_init(net, rules)")
+        as_net("with_init", self.body)
 
     def _settled(self) -> None:
         self._set_children([("", as_layer(self.body))], {"body": 0})  # an initialiser that is a function is no child
@@ -57,18 +94,30 @@ class Initialized(Wrapper):
             lifted[path] = one._replace(what=one.what.initialised_by(inits))
         return lifted
 
+    @functools.cached_property
+    def _resolved(self) -> tuple[tuple[_Paths, Initializer], ...]:
+        """The rules with the paths of their classes' layers."""
+        return tuple((_patterns_of(self._entries()[0][1], which), init) for which, init in self.rules)
+
     def _initializer(self, path: str) -> Initializer | None:
-        return next((init for patterns, init in self.rules if fits(patterns, path)), None)
+        return next((init for patterns, init in self._resolved if _fits(patterns, path)), None)
+
+    def _leading(self, places: frozenset[str]) -> str | None:
+        def leading(one: Pattern | OfClass) -> bool:
+            return one.leads() if isinstance(one, OfClass) else any(leads(one, place) for place in places)
+
+        return next((code(one) for which, _ in self.rules for one in _each(which) if leading(one)), None)
 
     def _check_plan(self, arrays: Arrays, lifted: bool) -> None:
-        _chosen(dict(self.rules), parameters(arrays))
+        _chosen(dict(self._resolved), parameters(arrays))
 
 
 def with_init(net: Layer, rules: Mapping[One | tuple[One, ...], Initializer]) -> Initialized:
     """A net whose parameters start otherwise: those that rules speak of, by the first rule that does.
 
     It needs no sample, and acts whenever the net is initialised. Keys go by path as ever: copies draw one by one, and a
-    parametrised parameter is drawn so and then taken apart. Of two such rewritings, the later one's rules go first.
+    parametrised parameter is drawn so and then taken apart. A class is looked for in the net as it is when it is
+    initialised, whatever was replaced in it since. Of two such rewritings, the later one's rules go first.
 
     Args:
       net: The net.
@@ -85,31 +134,43 @@ def with_init(net: Layer, rules: Mapping[One | tuple[One, ...], Initializer]) ->
       >>> net.init(jax.random.key(0), jnp.ones((1, 3)))["head"]["bias"]
       Array([1., 1.], dtype=float32)
     """
-    pairs: list[tuple[_Paths, Initializer]] = []
+    as_net("with_init", net)
+    pairs: list[tuple[_Which, Initializer]] = []
     for which, init in rules.items():
         if not callable(init) or isinstance(init, (Layer, type)):
             raise TypeError(
                 f"with_init takes an initialiser for {code(which)}, a function (key, shape, dtype) -> array, got "
                 f"{show(init)}. Such as initializers.Normal(0.02), or initializers.Constant(1.0) for one number"
             )
-        pairs.append((patterns_of(net, which), init))
+        pairs.append((_held(net, which), init))
     return Initialized(net, tuple(pairs))
 
 
-def patterns_of(net: Layer, which: Any) -> _Paths:
-    """Patterns of parameter paths for all that may speak of parameters."""
-    found: list[Pattern] = []
+def _held(net: Layer, which: Any) -> _Which:
+    """What speaks of parameters, as a rule holds it."""
+    found: list[Pattern | OfClass] = []
     several: tuple[Any, ...] = which if isinstance(which, tuple) and which else (which,)
     for one in several:
         check_pattern(one, net)
         if isinstance(one, type):
-            found += [join(glob.escape(path), "**") for path in roots(net, one)]
-        else:
-            found.append(one)
+            roots(net, one)  # raises for a class of which there is none
+        found.append(OfClass(one) if isinstance(one, type) else one)
     return found[0] if len(found) == 1 else tuple(found)
 
 
-def fits(patterns: _Paths, path: str) -> bool:
+def _patterns_of(net: Layer, which: _Which) -> _Paths:
+    """The patterns that a rule stands for in a net."""
+    found: list[Pattern] = []
+    for one in _each(which):
+        found += one.patterns(net) if isinstance(one, OfClass) else [one]
+    return found[0] if len(found) == 1 else tuple(found)
+
+
+def _each(which: _Which) -> tuple[Pattern | OfClass, ...]:
+    return which if isinstance(which, tuple) else (which,)
+
+
+def _fits(patterns: _Paths, path: str) -> bool:
     """Whether one of the patterns matches a path."""
     return any(matches(one, path) for one in (patterns if isinstance(patterns, tuple) else (patterns,)))
 
@@ -121,7 +182,7 @@ def parameters(arrays: Mapping[str, Any]) -> list[str]:
 
 def _chosen(rules: Mapping[_Paths, Any], paths: Iterable[str]) -> dict[str, Any]:
     must = lambda patterns: not callable(patterns)  # noqa: E731
-    return chosen(rules, paths, "parameter", fits, must)
+    return chosen(rules, paths, "parameter", _fits, must)
 
 
 def reinit(net: Layer, params: Tree, key: Any, *sample: Any, patterns: Patterns, **kwargs: Any) -> Tree:
@@ -140,6 +201,7 @@ def reinit(net: Layer, params: Tree, key: Any, *sample: Any, patterns: Patterns,
 
     Raises:
       ValueError: A pattern that matches no parameter; parameters that are not this net's.
+      TypeError: Something that is no net, or no key.
 
     Example:
       >>> net, x = fn.Sequential(fn.Dense(3), ("head", fn.Dense(2))), jnp.ones((1, 3))
@@ -148,10 +210,14 @@ def reinit(net: Layer, params: Tree, key: Any, *sample: Any, patterns: Patterns,
       >>> new["dense_0"]["kernel"] is params["dense_0"]["kernel"], bool((new["head"]["kernel"] == 0).any())
       (True, False)
     """
+    net = as_net("reinit", net)
+    try:
+        key = as_key(key)
+    except TypeError as error:
+        wanted = "reinit takes the key before the sample, reinit(net, params, key, *sample, patterns=...)"
+        raise TypeError(f"{wanted}: {str(error).partition('. ')[0]}") from None
     plan = net.plan(*sample, **kwargs)
-    rows = fault_rows(net, "params", differences(plan.params, params), params)
-    if rows:
-        raise misfit_error(rows)
+    check_tree(plan, "params", params)
     drawn = selected(parameters(plan.declared["params"]), patterns, net)
     fresh = drawn_as_init(plan, "params", key, drawn)
     for path in drawn:

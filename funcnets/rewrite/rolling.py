@@ -14,20 +14,29 @@ six layers of the row, in equal groups. All other layers keep their names, and s
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple, overload
 
 import jax
 
 from funcnets.combinators import Item, Repeat, Sequential, _Row
-from funcnets.compose import Composite
+from funcnets.compose import Composite, Wrapper
 from funcnets.layer import Layer
-from funcnets.places import Place
-from funcnets.plan import Plan, fault_rows
-from funcnets.record import KINDS, Call, Kind
-from funcnets.rewrite.stacking import stack
+from funcnets.places import Place, as_net, find
+from funcnets.plan import Plan, check_tree
+from funcnets.record import Call, Kind
+from funcnets.rewrite.stacking import check_alike, stack
 from funcnets.rewrite.steps import Step, result, within
 from funcnets.rewrite.unrolling import Unrolled, counted, span
-from funcnets.shapes import Tree, differences, is_array, is_empty, misfit_error
+from funcnets.shapes import Tree, below, is_array, is_empty, join
+
+
+@overload
+def roll(net: Layer, params: Tree, *sample: Any, state: None = None, **kwargs: Any) -> tuple[Layer, Tree]: ...
+@overload
+def roll(
+    net: Layer, params: Tree, *sample: Any, state: Mapping[str, Any], **kwargs: Any
+) -> tuple[Layer, Tree, Tree]: ...
 
 
 def roll(net: Layer, params: Tree, *sample: Any, state: Tree = None, **kwargs: Any) -> Any:
@@ -39,8 +48,10 @@ def roll(net: Layer, params: Tree, *sample: Any, state: Tree = None, **kwargs: A
     numbers in the row, "layers_3-8", their layers named anew. An `Unrolled` of equal layers is a `Repeat` again.
 
     Left as they are: layers with given names, unless these count up ("block 0", "block 1"; in groups all names are
-    automatic); layers tied by name; all in a `tie` whose path leads into a run, or in a `Freeze` with `but`; a row
-    whose layers a composite calls one by one.
+    automatic); layers tied by name; a row whose layers a composite calls one by one; a run into which a path leads that
+    a `tie`, a `Freeze` with `but`, a `with_init` or an `edit` around it holds. A pattern leads there if it names a
+    layer of it, or may do so ("dense_1/*", a function of paths); "**/kernel" names none. Of an `edit`, a class, a layer
+    or `**` does.
 
     Random numbers and initial values follow the path, so dropout draws other masks, and `init` other values.
 
@@ -48,7 +59,7 @@ def roll(net: Layer, params: Tree, *sample: Any, state: Tree = None, **kwargs: A
 
     Args:
       net: The net.
-      params: Its parameters; None for the net alone.
+      params: Its parameters, or their specs; None for the net alone.
       *sample: Inputs of the net, or their specs: they tell which layers keep shape and dtype.
       state: Its state, if that is to be rolled with it.
 
@@ -56,7 +67,9 @@ def roll(net: Layer, params: Tree, *sample: Any, state: Tree = None, **kwargs: A
       (net, params); with a state given (net, params, state).
 
     Raises:
-      ValueError: Parameters or a state that do not fit the net.
+      ValueError: Parameters or a state that do not fit the net; a net whose forward reads the parameters of layers in a
+        run by their names, so that it cannot be rolled; equal layers whose arrays differ in dtype.
+      TypeError: Something that is no net.
 
     Example:
       >>> net = fn.Sequential(fn.Dense(8), *[fn.Residual(fn.Dense(8))] * 12, ("head", fn.Dense(2)))
@@ -70,15 +83,30 @@ def roll(net: Layer, params: Tree, *sample: Any, state: Tree = None, **kwargs: A
       >>> own.apply(fn.params.rename(params, {"dense_1-12": "trunk"}), x).shape
       (4, 2)
     """
+    net = as_net("roll", net)
     plan = net.plan(*sample, **kwargs)
     trees: dict[Kind, Tree] = {"params": params, "states": state}
-    declared: dict[Kind, Tree] = {"params": plan.params, "states": plan.states}
-    for kind in KINDS:
-        tree = trees[kind]
-        rows = [] if tree is None else fault_rows(net, kind, differences(declared[kind], tree), tree)
-        if rows:
-            raise misfit_error(rows, "params" if kind == "params" else "state")
-    return result(_rolled(Place("", net), _Calls(plan)), params, state)
+    for kind, tree in trees.items():
+        if tree is not None:
+            check_tree(plan, kind, tree)
+    step = _rolled(Place("", net), _Calls(plan))
+    if step.moved:
+        _check_planned(step.layer, sample, kwargs)
+    return result(step, params, state)
+
+
+def _check_planned(rolled: Layer, sample: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Raises for a net in which some forward asked for what has gone elsewhere."""
+    try:
+        rolled.plan(*sample, **kwargs)
+    except Exception as error:
+        runs = ", ".join(map(repr, find(rolled, Repeat)))
+        first = str(error).partition("\n")[0]
+        raise ValueError(
+            "roll takes a net that computes the same with copies in the place of equal layers, but with those at "
+            f"{runs} this one cannot be planned ({type(error).__name__}: {first}). A forward in it reads one of the "
+            "layers by name, as in m.trunk.params['dense_1']: let it call the layers, m.trunk(x), or roll other parts"
+        ) from error
 
 
 # From layers to copies
@@ -117,8 +145,12 @@ class _Run(NamedTuple):
     name: str
 
 
-def _rolled(place: Place, calls: _Calls) -> Step:
-    inner = within(place, lambda child: _rolled(child, calls))
+_Around = tuple[tuple[str, Wrapper], ...]  # wrappers, with their paths
+
+
+def _rolled(place: Place, calls: _Calls, around: _Around = ()) -> Step:
+    around = (*around, (place.path, place.layer)) if isinstance(place.layer, Wrapper) else around
+    inner = within(place, lambda child: _rolled(child, calls, around))
     old, new = place.layer, inner.layer
     if not isinstance(old, _Row) or not isinstance(new, _Row) or type(old) not in (Sequential, Unrolled):
         return inner
@@ -131,9 +163,17 @@ def _rolled(place: Place, calls: _Calls) -> Step:
     if isinstance(old, Unrolled):
         bare = all(not item.given for item in old._items())
         equal = len({*old}) == len({*new}) == 1 and calls.keep(children[0], children[0])
-        return inner.then(_joined_whole(new)) if bare and equal else inner
-    runs = _runs(old, list(zip(old, new, strict=True)), children, calls)
-    return inner.then(_joined(old, new, runs)) if runs else inner
+        free = not _is_led_to(place, ["", *(name for name, _ in old._entries())], around)
+        return inner.then(_joined_whole(new, place.path)) if bare and equal and free else inner
+    found = _runs(old, list(zip(old, new, strict=True)), children, calls)
+    runs = [run for run in found if not _is_led_to(place, [*_from(old, run), *_to(old, run)], around)]
+    return inner.then(_joined(old, new, runs, place.path)) if runs else inner
+
+
+def _is_led_to(place: Place, names: list[str], around: _Around) -> bool:
+    """Whether a path that a wrapper holds leads to one of these places in a layer."""
+    paths = [join(place.path, name) for name in names]
+    return any(wrapper._leading(frozenset(below(path, at) for path in paths)) is not None for at, wrapper in around)
 
 
 def _runs(old: _Row, layers: list[tuple[Layer, Layer]], children: list[Place], calls: _Calls) -> list[_Run]:
@@ -182,44 +222,59 @@ def _is_worth(layer: Layer) -> bool:
     return declares or isinstance(layer, Composite)
 
 
-def _joined(old: _Row, row: _Row, runs: list[_Run]) -> Step:
+def _from(row: _Row, run: _Run) -> list[str]:
+    """The names of a run's layers."""
+    return [name for name, _ in row._entries()][run.start : run.start + run.n * run.size]
+
+
+def _to(row: _Row, run: _Run) -> list[str]:
+    """The paths of its copies' layers."""
+    if run.size == 1:
+        return [run.name]
+    group = Sequential(*(item.held for item in row._items()[run.start : run.start + run.size]))
+    return [join(run.name, name) for name, _ in group._entries()]
+
+
+def _joined(old: _Row, row: _Row, runs: list[_Run], path: str) -> Step:
     """A row with each run as one layer."""
-    items, names = row._items(), [name for name, _ in row._entries()]
+    items = row._items()
     made: list[Item] = []
-    inside: list[list[str]] = []  # the names in a group
     at = 0
     for start, size, n, name in runs:
         group = [item.held for item in items[start : start + size]]
         body = Sequential(*(item.held for item in old._items()[start : start + size]))
-        inside.append([name for name, _ in body._entries()])
         body = body._of(one._replace(held=by) for one, by in zip(body._items(), group, strict=True))
         made += [*items[at:start], Item(name, Repeat(body if size > 1 else group[0], n), given=True)]
         at = start + n * size
     made += items[at:]
-    places = [names[run.start : run.start + run.n * run.size] for run in runs]
+    places, to = [_from(old, run) for run in runs], [_to(old, run) for run in runs]
     moved = frozenset(name for there in places for name in there)
 
     def move(kind: Kind, tree: Tree) -> Tree:
         new = {name: held for name, held in tree.items() if name not in moved}
-        for (_, size, n, name), there, keys in zip(runs, places, inside, strict=True):
+        for (_, size, n, name), there, paths in zip(runs, places, to, strict=True):
+            for j in range(size):
+                check_alike({join(path, at): tree.get(at, {}) for at in there[j::size]})
             groups = [there[i * size : (i + 1) * size] for i in range(n)]
             if size > 1:
+                keys = [below(inner, name) for inner in paths]
                 pairs = [zip(keys, group, strict=True) for group in groups]
-                copies = [{key: tree[path] for key, path in pair if path in tree} for pair in pairs]
+                copies = [{key: tree[at] for key, at in pair if at in tree} for pair in pairs]
             else:
-                copies = [tree.get(path, {}) for (path,) in groups]
+                copies = [tree.get(at, {}) for (at,) in groups]
             stacked = stack(copies)
             new |= {} if is_empty(stacked) else {name: stacked}
         return new
 
-    return Step(row._of(made), move, moved)
+    return Step(row._of(made), move, moved.union(*to))
 
 
-def _joined_whole(row: _Row) -> Step:
+def _joined_whole(row: _Row, path: str) -> Step:
     """The Repeat of a row of equal layers."""
     names = [name for name, _ in row._entries()]
 
     def move(kind: Kind, tree: Tree) -> Tree:
+        check_alike({join(path, name): tree.get(name, {}) for name in names})
         return stack(tree.get(name, {}) for name in names)
 
-    return Step(Repeat(row._items()[0].held, len(row)), move, frozenset({""}))
+    return Step(Repeat(row._items()[0].held, len(row)), move, frozenset({"", *names}))

@@ -2,7 +2,8 @@
 
 A step is a layer in another's place and what makes its arrays of the old one's. Steps are made for the children first
 (`within`), and follow each other (`Step.then`). A name stays unless what stands under it has moved, so the paths that
-`tie` and `Freeze` hold need no change; where one leads to what has moved, nothing below its wrapper moves.
+wrappers hold (`tie`, `Freeze`, `with_init`, `edit`) need no change; where one leads to what has moved, nothing below
+its wrapper moves.
 """
 
 from __future__ import annotations
@@ -12,13 +13,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from funcnets.combinators import _Row
-from funcnets.compose import Composite
+from funcnets.compose import Composite, Wrapper
 from funcnets.layer import Layer
 from funcnets.places import Place, _bare, with_children
 from funcnets.record import Kind
 from funcnets.rewrite.stacking import copies_of, stack
 from funcnets.shapes import Tree, describe, is_empty, join
-from funcnets.wrappers import Freeze, Tied
 
 
 class Step(NamedTuple):
@@ -27,7 +27,7 @@ class Step(NamedTuple):
     Attributes:
       layer: The new layer.
       move: Makes its parameters, or its state, of the old one's.
-      moved: The paths, relative to the layer, whose arrays go elsewhere.
+      moved: The paths, relative to the layer, whose arrays go elsewhere, and those where they go.
     """
 
     layer: Layer
@@ -69,7 +69,7 @@ def within(place: Place, step: Callable[[Place], Step], *, strict: bool = False)
     new = [one.layer for one in steps]
     if all(one.layer is child.layer for one, child in zip(steps, children, strict=True)):
         return stay(layer)
-    leading = _leading(layer, moved)
+    leading = layer._leading(moved) if isinstance(layer, Wrapper) and moved else None
     if leading is not None:
         if not strict:
             return stay(layer)
@@ -91,16 +91,6 @@ def _in_fields(layer: Layer) -> set[int]:
     own = layer._settings()
     fields = [where for field, where in layer._members().items() if field in own]
     return {i for where in fields for i in ((where,) if isinstance(where, int) else where)}
-
-
-def _leading(layer: Layer, moved: frozenset[str]) -> str | None:
-    """The path of a wrapper that leads to what is moved, or may do so."""
-    if isinstance(layer, Freeze) and layer.but and moved:
-        return f"but={layer.but!r}"
-    if isinstance(layer, Tied):
-        paths = (layer.target, layer.to)
-        return next((repr(path) for path in paths for at in moved if not at or f"{path}/".startswith(f"{at}/")), None)
-    return None
 
 
 def _moved(place: Place, steps: dict[str, Step], kind: Kind, tree: Tree) -> Tree:

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
-from typing import Any, Never, cast
+from collections.abc import Iterable, Mapping
+from typing import Any, Never, cast, overload
 
 from funcnets.combinators import Child, Item, Repeat, Sequential, _Row
 from funcnets.layer import Layer
-from funcnets.places import Place
+from funcnets.places import Place, as_net, walk
 from funcnets.record import KINDS, Kind
 from funcnets.rewrite.stacking import copies_of
 from funcnets.rewrite.steps import Step, result, stay, within
-from funcnets.shapes import ABSENT, Tree, entry, is_empty, join, misfit_error, show, unread
+from funcnets.shapes import ABSENT, Tree, describe, entry, is_empty, join, misfit_error, show, unread
 
 
 class Unrolled(_Row):
@@ -52,6 +52,12 @@ class Unrolled(_Row):
         return x
 
 
+@overload
+def unroll(net: Layer, params: Tree, *, state: None = None) -> tuple[Layer, Tree]: ...
+@overload
+def unroll(net: Layer, params: Tree, *, state: Mapping[str, Any]) -> tuple[Layer, Tree, Tree]: ...
+
+
 def unroll(net: Layer, params: Tree, *sample: Never, state: Tree = None) -> Any:
     """The net with the copies of each `Repeat` written out, and its parameters unstacked likewise: `roll` undone.
 
@@ -64,16 +70,16 @@ def unroll(net: Layer, params: Tree, *sample: Never, state: Tree = None) -> Any:
 
     Args:
       net: The net.
-      params: Its parameters; None for the net alone.
+      params: Its parameters, or their specs; None for the net alone.
       state: Its state, if that is to be unrolled with it.
 
     Returns:
       (net, params); with a state given (net, params, state).
 
     Raises:
-      ValueError: Parameters or a state that do not fit the net; a `tie`, or a `Freeze` with `but`, whose paths lead
-        into a `Repeat`.
-      TypeError: A sample, as `roll` takes it, or a state that does not come by name.
+      ValueError: Parameters or a state that do not fit the net, as far as this is known without a sample; a path that
+        leads into a `Repeat`, or may do so, in a `tie`, a `Freeze` with `but`, a `with_init` or an `edit`.
+      TypeError: Something that is no net; a sample, as `roll` takes it, or a state that does not come by name.
 
     Example:
       >>> net, x = fn.Sequential(("trunk", fn.Repeat(fn.Dense(3), 4))), jnp.ones((2, 3))
@@ -87,7 +93,9 @@ def unroll(net: Layer, params: Tree, *sample: Never, state: Tree = None) -> Any:
             f"unroll takes a net and its parameters, and a state by name, got {show(sample[0])} too: unroll needs no "
             "sample, unroll(net, params), and a state goes in as state=state"
         )
+    net = as_net("unroll", net)
     _check_known(net, params, state)
+    _check_given(net, params)
     return result(_written_out(Place("", net), strict=True), params, state)
 
 
@@ -103,6 +111,19 @@ def _check_known(net: Layer, params: Tree, state: Tree) -> None:
         strangers = [] if tree is None else list(net._strangers(kind, tree, ""))
         if strangers:
             raise misfit_error(unread(strangers, tree), "params" if kind == "params" else "state")
+
+
+def _check_given(net: Layer, params: Tree) -> None:
+    """Raises for no parameters at all where the layers of a Repeat have some, as far as this is known of a class."""
+    if params is None or not is_empty(params):
+        return
+    repeats = [place for place in walk(Place("", net)) if isinstance(place.layer, Repeat) and not place.layer.shared]
+    for place in (inner for repeat in repeats for inner in walk(repeat)):
+        if type(place.layer).params is not Layer.params or place.layer._is_bare():
+            raise ValueError(
+                f"{place.path or 'the net'}: unroll takes the parameters of the net, got none, though "
+                f"{describe(place.layer)} has some: give those of net.init(key, *sample), or None for the net alone"
+            )
 
 
 # From copies to layers
@@ -127,7 +148,7 @@ def _apart(repeat: Repeat, path: str) -> Step:
         copies = zip(names, copies_of(tree, repeat.n, path), strict=True)
         return {name: copy for name, copy in copies if not is_empty(copy)}
 
-    return Step(row, move, frozenset({""}))
+    return Step(row, move, frozenset({"", *names}))
 
 
 def _spliced(row: Sequential, path: str) -> Step:
@@ -156,6 +177,7 @@ def _spliced(row: Sequential, path: str) -> Step:
     except ValueError:
         return stay(row)  # an automatic name met that of a layer put in since
     names = [name for name, _ in made._entries()]
+    there = [name for start, n, inside in runs.values() for name in names[start : start + n * len(inside)]]
 
     def move(kind: Kind, tree: Tree) -> Tree:
         new = {name: held for name, held in tree.items() if name not in runs}
@@ -167,7 +189,7 @@ def _spliced(row: Sequential, path: str) -> Step:
                         new[names[start + i * len(inside) + j]] = held
         return new
 
-    return Step(made, move, frozenset(runs))
+    return Step(made, move, frozenset([*runs, *there]))
 
 
 # Names of runs

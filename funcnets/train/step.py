@@ -24,8 +24,10 @@ import numpy as np
 from funcnets.bound import Bound
 from funcnets.layer import Layer
 from funcnets.params import frozen
+from funcnets.plan import check_tree
 from funcnets.random import run_key
-from funcnets.shapes import Tree, differences, entry, flat, is_array, mapped, misfit_error, show
+from funcnets.record import KINDS
+from funcnets.shapes import Tree, entry, flat, is_array, mapped, show
 from funcnets.values import holds_nothing
 
 if TYPE_CHECKING:
@@ -85,10 +87,9 @@ def create(
     _check_net("create", net)
     _check_optimizer(optimizer)
     plan = net.plan(*sample, **kwargs)
-    for what, declared, given in (("params", plan.params, params), ("state", plan.states, state)):
-        rows = [] if given is None else differences(declared, given)
-        if rows:
-            raise misfit_error(rows, what)
+    for kind, given in zip(KINDS, (params, state), strict=True):
+        if given is not None:
+            check_tree(plan, kind, given)
     params = net.init(key, *sample, **kwargs) if params is None else jax.tree.map(jnp.array, params)
     state = net.init_state(*sample, **kwargs) if state is None else jax.tree.map(jnp.array, state)
     is_frozen = frozen(net)

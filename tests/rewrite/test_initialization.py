@@ -5,6 +5,7 @@ import pickle
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import funcnets as fn
@@ -178,8 +179,8 @@ def test_what_cannot_be_a_rule():
         with_init(net(), {fn.Conv: Ones()})
     with pytest.raises(TypeError, match=r"takes an initialiser for '\*\*/bias', .* got 0.0.*initializers.Constant"):
         with_init(net(), {"**/bias": 0.0})
-    with pytest.raises(TypeError, match=r"with_init takes a net, a layer or function, got 3"):
-        with_init(3, {"**": Ones()})
+    with pytest.raises(TypeError, match=r"with_init takes a net first, a layer or function, got 3"):
+        with_init(3, {fn.Dense: Ones()})
     with pytest.raises(TypeError, match="a pattern is a path .* got 3"):
         reinit(net(), net().init(KEY, X), OTHER, X, patterns=3)
     for wrong in (3, (), (3,), Ones, fn.Dense(4)):
@@ -252,3 +253,22 @@ def test_what_cannot_be_drawn_anew():
         reinit(net(), {name: held for name, held in params.items() if name != "head"}, OTHER, X, patterns="dense_0/*")
     with pytest.raises(ValueError, match=r"do not belong together(.|\n)*reshaped +dense_0/kernel"):
         reinit(net(), params, OTHER, jnp.ones((2, 5)), patterns="head/*")
+    for swapped in ((X, KEY), (params, X)):
+        with pytest.raises(TypeError, match=r"reinit takes the key before the sample, reinit\(net, params, key.* got"):
+            reinit(net(), params, *swapped, patterns="head/*")
+
+
+def test_what_other_inputs_meet_is_left_as_it_is():
+    layer = fn.compose(main=fn.Dense(4), other=fn.Dense(3))(one_or_other)
+    params = {**layer.init(KEY, X), **layer.init(KEY, X, other=True)}
+    new = reinit(layer, params, OTHER, X, patterns="main/*")
+    assert new["other"] is params["other"]
+    same(fn.train.create(layer, optax.sgd(0.1), KEY, X, params=params).params, params)
+    with pytest.raises(ValueError, match=r"do not belong together(.|\n)*unread +odd"):
+        fn.train.create(layer, optax.sgd(0.1), KEY, X, params={**params, "odd": X})
+    with pytest.raises(ValueError, match=r"the state and the inputs do not belong together(.|\n)*unread +odd"):
+        fn.train.create(layer, optax.sgd(0.1), KEY, X, state={"odd": X})
+
+
+def one_or_other(m, x, other=False):
+    return m.other(x) if other else m.main(x)

@@ -65,6 +65,8 @@ def test_stack_and_unstack_are_inverses_for_any_dtype():
     assert unstack({}, 3) == [{}, {}, {}] and stack([{}, {}]) == {}
     assert unstack({}, 0) == unstack({"a": jnp.zeros((0, 2))}) == []
     same(stack(unstack(X)), X)
+    specs = [jax.ShapeDtypeStruct((2, 3), "bfloat16")] * 3
+    assert stack(specs) == jax.ShapeDtypeStruct((3, 2, 3), "bfloat16") and unstack(stack(specs)) == specs
 
 
 @pytest.mark.parametrize(
@@ -88,11 +90,15 @@ def test_stack_and_unstack_are_inverses_for_any_dtype():
             ValueError,
             "trees of the same structure, got (float32[4,6]) first and [float32[4,",
         ),
-        (lambda: stack([{"a": 1.0}]), TypeError, "stack takes trees of arrays, got 1.0 under a. Make it one"),
         (
-            lambda: stack([jax.ShapeDtypeStruct((2,), "float32")]),
+            lambda: stack([{"a": 1.0}]),
             TypeError,
-            "stack takes trees of arrays, got float32[2] under no name. Make it one with jnp.asarray, or call stack in",
+            "stack takes trees of arrays, or of their specs, got 1.0 under a. Make it one",
+        ),
+        (
+            lambda: stack([{"a": X}, {"a": jax.ShapeDtypeStruct((4, 6), "float32")}]),
+            ValueError,
+            "but a is float32[4,6] in the first and the spec float32[4,6] in number 1",
         ),
         (lambda: unstack({}), ValueError, "unstack takes n where a tree holds no array to tell it, got None"),
         (
@@ -104,7 +110,11 @@ def test_stack_and_unstack_are_inverses_for_any_dtype():
         (lambda: unstack(jnp.float32(1)), ValueError, "a leading axis of one length, got float32[] under no name"),
         (lambda: unstack({}, -1), ValueError, "unstack takes n as a whole number, at least 0, got -1"),
         (lambda: unstack({}, True), ValueError, "unstack takes n as a whole number, at least 0, got True"),
-        (lambda: unstack({"a": "text"}), TypeError, "unstack takes trees of arrays, got 'text' under a"),
+        (
+            lambda: unstack({"a": "text"}),
+            TypeError,
+            "unstack takes trees of arrays, or of their specs, got 'text' under a",
+        ),
     ],
 )
 def test_trees_that_do_not_fit_are_named(act, error, text):
@@ -364,9 +374,33 @@ def test_errors():
         with pytest.raises(TypeError, match=f"got {shown} too: unroll needs no sample, .* state=state"):
             unroll(rolled, moved, extra)
     short = jax.tree.map(lambda a: a[:1], moved)
-    with pytest.raises(ValueError, match="a leading axis of 2, got float32.1,6. under dense_0/bias") as caught:
+    text = (
+        "sequential_0-1: 2 copies hold their arrays stacked along a leading axis of 2, got float32[1,6] under dense_0/"
+    )
+    with pytest.raises(ValueError, match=re.escape(text)):
         unroll(rolled, short)
-    assert caught.value.__notes__ == ["sequential_0-1: 2 copies hold their arrays stacked along a leading axis"]
+    with pytest.raises(
+        TypeError, match="sequential_0-1: a net of copies takes trees of arrays, .* got 1.0 under dense_0"
+    ):
+        unroll(rolled, jax.tree.map(lambda a: 1.0, moved))
+    text = r"sequential_0-1/layer_norm_0: unroll takes the parameters of the net, got none, though LayerNorm.* has some"
+    with pytest.raises(ValueError, match=text):
+        unroll(rolled, {})
+    free = fn.Repeat(fn.Dropout(0.1), 2)
+    assert unroll(free, {})[1] == {} and unroll(fn.Sequential(jnp.tanh), {})[1] == {}
+    mixed = {**params, "sequential_1": jax.tree.map(lambda a: a.astype(jnp.float16), params["sequential_1"])}
+    text = (
+        "but sequential_0/dense_0/bias is float32[6] and sequential_1/dense_0/bias is float16[6]. Cast them to one dty"
+    )
+    with pytest.raises(ValueError, match=re.escape(text)) as caught:
+        roll(net, mixed, X)
+    assert "stack" not in str(caught.value)
+    row = fn.Sequential(("trunk", Unrolled(fn.Dense(6), fn.Dense(6))))
+    half = jax.tree.map(lambda a: a.astype(jnp.float16), row.init(KEY, X)["trunk"]["dense_1"])
+    mixed = {"trunk": {**row.init(KEY, X)["trunk"], "dense_1": half}}
+    text = "but trunk/dense_0/bias is float32[6] and trunk/dense_1/bias is float16[6]"
+    with pytest.raises(ValueError, match=re.escape(text)):
+        roll(row, mixed, X)
     into = fn.tie(rolled, "dense_0/bias", to="sequential_0-1/dense_0/bias", via=lambda b: b[0, :2])
     with pytest.raises(ValueError, match="the net: unroll takes a net in which no path leads into a Repeat, got 'sequ"):
         unroll(into, None)
@@ -374,6 +408,38 @@ def test_errors():
     text = "trunk: unroll takes a net in which no path leads into a Repeat, got but=('dense_0/bias',) of Freeze"
     with pytest.raises(ValueError, match=re.escape(text)):
         unroll(frozen, None)
+
+
+def by_name(m, x):
+    return m.trunk(x) + m.trunk.params["dense_1"]["bias"].sum()
+
+
+def test_a_forward_that_reads_a_layer_of_a_run_by_its_name_is_told():
+    net = fn.compose(trunk=fn.Sequential(fn.Dense(6), fn.Dense(6)))(by_name)
+    text = "with those at 'trunk/dense_0-1' this one cannot be planned (KeyError: 'dense_1'). A forward in it reads one"
+    with pytest.raises(ValueError, match=re.escape(text)):
+        roll(net, net.init(KEY, X), X)
+
+
+def test_specs_roll_as_arrays_do():
+    norm = fn.Sequential(fn.Dense(6), fn.BatchNorm())
+    for net in (
+        fn.Sequential(*[norm] * 3, fn.Dense(2)),
+        fn.Sequential(*[fn.Dense(6), fn.BatchNorm(), jnp.tanh] * 2),
+        fn.Ensemble(Unrolled(norm, norm), 2),
+    ):
+        plan = net.plan(X)
+        new, params, state = roll(net, plan.params, X, state=plan.states)
+        assert (params, state) == (new.plan(X).params, new.plan(X).states)
+        assert unroll(new, params, state=state) == (net, plan.params, plan.states)
+
+
+@pytest.mark.parametrize("act", [lambda net: roll(net, {}, X), lambda net: unroll(net, {})])
+def test_it_takes_a_net(act):
+    act(jnp.tanh)
+    for wrong in ({"kernel": X}, None, fn.Dense):
+        with pytest.raises(TypeError, match="roll takes a net first, a layer or function, got "):
+            act(wrong)
 
 
 # What it is for

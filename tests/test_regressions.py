@@ -509,7 +509,7 @@ def test_of_a_running_net_only_the_state_may_be_set():
 def test_whole_numbers_among_the_parameters_are_refused_by_training():
     import optax
 
-    with pytest.raises(TypeError, match=r"\['index'\] is int32\[2\]: declare it among the layer's states"):
+    with pytest.raises(TypeError, match=r"index is int32\[2\]: declare it among the layer's states"):
         fn.train.create(Codebook(), optax.sgd(0.1), KEY, X)
 
 

@@ -30,7 +30,7 @@ from funcnets.places import Place, rebuilt, walk
 from funcnets.plan import Plan
 from funcnets.random import Request, as_key, draw, made, path_key
 from funcnets.record import Arrays, Declaration, Declared, Kind, Steps
-from funcnets.rules import chosen, matches
+from funcnets.rules import matches
 from funcnets.scope import explain
 from funcnets.shapes import (
     ABSENT,
@@ -425,33 +425,26 @@ def _check_tied(net: Layer, found: Mapping[str, Parametrization]) -> None:
 
 def _by_rules(net: Layer, plan: Plan, rules: Mapping[Any, Parametrization]) -> dict[str, Parametrization]:
     """The parametrisation that rules give each parameter that they speak of; a class speaks of kernels alone."""
-    from funcnets.params.patterns import check_pattern, roots  # the import of the package stays short
+    from funcnets.params.patterns import by_rules, roots  # the import of the package stays short
 
     if not isinstance(rules, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(
             f"parametrize takes a mapping from patterns to parametrisations, got {show(rules)}: "
             "{'**/kernel': fn.WeightNorm()}"
         )
-    single: dict[Any, Parametrization] = {}
-    for patterns, how in rules.items():
-        for pattern in patterns if isinstance(patterns, tuple) else (patterns,):
-            check_pattern(pattern, net)
-            single.setdefault(pattern, how)
-    places = {kind: roots(net, kind) for kind in single if isinstance(kind, type)}
     declared = {path: _parameter(one) for path, one in plan.declared["params"].items()}
 
-    def fits(pattern: Any, path: str) -> bool:
-        if isinstance(pattern, type):
-            return len(getattr(declared[path], "shape", ())) > 1 and any(within(path, at) for at in places[pattern])
-        return matches(pattern, path)
+    def is_kernel(path: str) -> bool:
+        return len(getattr(declared[path], "shape", ())) > 1
 
-    for pattern in places:
-        if not any(fits(pattern, path) for path in declared):
+    several = (one for key in rules for one in (key if isinstance(key, tuple) else (key,)))
+    for kind in (one for one in several if isinstance(one, type) and issubclass(one, Layer)):
+        if not any(is_kernel(path) and within(path, at) for at in roots(net, kind) for path in declared):
             raise ValueError(
-                f"the class {code(pattern)} stands for the kernels of its layers, the parameters with two axes or "
-                f"more, and these have none: fn.params.of(net, {code(pattern)}) stands for all their parameters"
+                f"the class {code(kind)} stands for the kernels of its layers, the parameters with two axes or "
+                f"more, and these have none: fn.params.of(net, {code(kind)}) stands for all their parameters"
             )
-    return chosen(single, declared, "parameter", fits)
+    return by_rules(declared, rules, net, is_kernel)
 
 
 def _parameter(one: Declared) -> Tree:

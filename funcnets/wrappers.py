@@ -16,7 +16,7 @@ from funcnets.layer import Layer
 from funcnets.record import Arrays, Kind
 from funcnets.rules import chosen, leads, matches
 from funcnets.scope import Misfit
-from funcnets.shapes import ABSENT, Tree, entry, flat, is_array, join, near, nested, show, with_entry, within
+from funcnets.shapes import ABSENT, Tree, entry, flat, is_array, join, mapped, near, nested, show, with_entry, within
 from funcnets.values import Argument, code
 
 
@@ -206,7 +206,7 @@ class Freeze(Wrapper):
 
     def _view(self, params: Tree) -> Tree:
         stop = jax.lax.stop_gradient
-        return nested({path: stop(array) if self.holds(path) else array for path, array in flat(params)})
+        return mapped(lambda path, array: stop(array) if self.holds(path) else array, params)
 
     def _lift(self, kind: Kind, arrays: Arrays) -> Arrays:
         return dict(arrays) if self.but and kind == "params" else arrays  # to be asked in `_check_plan`

@@ -16,7 +16,7 @@ from funcnets.compose import Composite
 from funcnets.layer import Layer
 from funcnets.printing import bracketed
 from funcnets.rewrite.alignment import Match, Node, aligned, kind_of, own_settings, two_nets
-from funcnets.shapes import ABSENT
+from funcnets.shapes import ABSENT, short
 from funcnets.values import code, comparable
 
 What = Literal["added", "removed", "moved", "named", "reordered", "class", "field", "wrapped", "unwrapped"]
@@ -69,8 +69,7 @@ _SHOWN: dict[str, Callable[[Any], str]] = {
 
 
 def _short(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return short(" ".join(text.split()), 60)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

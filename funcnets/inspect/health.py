@@ -23,7 +23,7 @@ from funcnets.layer import Layer, applied
 from funcnets.params.freezing import frozen
 from funcnets.places import Place, walk
 from funcnets.plan import Plan, Sample
-from funcnets.probe import Probe
+from funcnets.probe import Probe, spoken_in
 from funcnets.shapes import Tree, flat, is_array, join, show, within
 
 
@@ -130,8 +130,8 @@ def check(
     """
     plan = plan_of("check(net, params, x)", net, inputs, kwargs, params)
     _check_loss(loss)
-    order = _Order(net, plan)
     given, skipped, loops = Sample((inputs, kwargs)), set[str](), _loops(net)
+    order = _Order(net, plan, loops)
 
     def passed(net: Layer, params: Tree, arrays: list[Any], probe: Probe | None) -> Any:
         inputs, named = given.filled(arrays)
@@ -156,14 +156,14 @@ def check(
     outputs = [
         row._replace(when=order.when(name, row.copy))
         for name in ordered
-        for row in vitals_of("output", name, found[name], loops[_path(name)])
+        for row in vitals_of("output", name, found[name], len(loops[_path(name)]))
     ]
     gradients: list[Vitals] = []
     if loss is not None:
         still = {name: jax.tree.map(jnp.zeros_like, held) for name, held in found.items() if _can_move(held)}
         of_params, moves = jax.jit(jax.grad(moved, argnums=(0, 1)))(params, still, arrays)
         for name in reversed([name for name in ordered if name in moves]):
-            rows = vitals_of("gradient", name, moves[name], loops[_path(name)])
+            rows = vitals_of("gradient", name, moves[name], len(loops[_path(name)]))
             taker = takers.get(_path(name), "")
             gradients += [row._replace(taker=taker, when=order.when(name, row.copy)) for row in rows]
         for path, array in flat(of_params):
@@ -233,12 +233,14 @@ def _path(name: str) -> str:
 class _Order:
     """The moments at which a net computes its outputs."""
 
-    def __init__(self, net: Layer, plan: Plan) -> None:
+    def __init__(self, net: Layer, plan: Plan, loops: dict[str, tuple[str, ...]]) -> None:
+        spoken = {(place.path, spoken_in(place.layer)) for place in walk(Place("", net)) if not place.around}
         self.calls: dict[str, list[int]] = {}  # where in the plan the calls of a path end
         for i, call in enumerate(plan.calls):
-            if jax.tree.leaves(call.inputs):
+            if (call.path, call.layer) in spoken and jax.tree.leaves(call.inputs):
                 self.calls.setdefault(call.path, []).append(i)
-        self._loops = [place.path for place in walk(Place("", net)) if isinstance(place.layer, _Copies)]
+        self._loops = loops
+        self._ends = [(call.path, i) for i, call in enumerate(plan.calls) if isinstance(call.layer, _Copies)]
 
     def position(self, name: str) -> int:
         """Where the call that `capture` gives this name ends."""
@@ -247,31 +249,31 @@ class _Order:
 
     def when(self, name: str, copy: tuple[int, ...]) -> tuple[int, ...]:
         """A moment: a copy of a loop comes after all that is in the copy before."""
-        path = _path(name)
-        begun = [self._begun(loop) for loop in self._loops if within(path, loop)]
+        begun = [self._begun(loop, self.position(name)) for loop in self._loops[_path(name)]]
         numbers = copy or (0,) * len(begun)
         return (*itertools.chain(*zip(begun, numbers, strict=True)), self.position(name))
 
-    def _begun(self, loop: str) -> int:
-        """Where the first call in a loop ends."""
-        return min(i for path, calls in self.calls.items() if within(path, loop) for i in calls)
+    def _begun(self, loop: str, position: int) -> int:
+        """Where the first call ends in the run of a loop that a call is in."""
+        before = max((end for path, end in self._ends if path == loop and end < position), default=-1)
+        return min(i for path, calls in self.calls.items() if within(path, loop) for i in calls if i > before)
 
 
-def _loops(net: Layer) -> dict[str, int]:
-    """How many loops the layers of a path run in."""
-    found: dict[str, int] = {}
+def _loops(net: Layer) -> dict[str, tuple[str, ...]]:
+    """The paths of the loops that the layers of a path run in, outermost first."""
+    found: dict[str, tuple[str, ...]] = {}
 
-    def visit(place: Place, around: int) -> None:
-        inside = around + isinstance(place.layer, _Copies)
-        found[place.path] = max(inside, found.get(place.path, 0))
+    def visit(place: Place, around: tuple[str, ...]) -> None:
+        inside = (*around, place.path) if isinstance(place.layer, _Copies) else around
+        found[place.path] = max(inside, found.get(place.path, ()), key=len)
         for child in place.children():
             visit(child, inside)
 
-    visit(Place("", net), 0)
+    visit(Place("", net), ())
     return found
 
 
-def _takers(net: Layer, loops: dict[str, int]) -> dict[str, str]:
+def _takers(net: Layer, loops: dict[str, tuple[str, ...]]) -> dict[str, str]:
     """Which layers take the outputs of others, by the latter's paths, as far as rows of layers tell."""
     found: dict[str, str] = {}
     for place in walk(Place("", net)):

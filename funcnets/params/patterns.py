@@ -47,8 +47,13 @@ def selected(paths: Iterable[str], patterns: Patterns, net: Layer | None) -> set
     return {path for path, held in by_rules(paths, rules, net).items() if held}
 
 
-def by_rules(paths: Iterable[str], rules: Mapping[Any, Any], net: Layer | None) -> dict[str, Any]:
-    """The value that rules give each path that they speak of."""
+def by_rules(
+    paths: Iterable[str],
+    rules: Mapping[Any, Any],
+    net: Layer | None,
+    of_class: Callable[[str], bool] = lambda path: True,
+) -> dict[str, Any]:
+    """The value that rules give each path that they speak of; of its layers' arrays a class speaks of these alone."""
     if not isinstance(rules, Mapping):
         raise TypeError(f"rules are a mapping from patterns to values, got {show(rules)}: {{'**/kernel': ...}}")
     single: dict[Any, Any] = {}
@@ -60,7 +65,7 @@ def by_rules(paths: Iterable[str], rules: Mapping[Any, Any], net: Layer | None) 
 
     def fits(pattern: Any, path: str) -> bool:
         if isinstance(pattern, type):
-            return any(within(path, root) for root in places[pattern])
+            return of_class(path) and any(within(path, root) for root in places[pattern])
         return matches(pattern, path)
 
     return chosen(single, paths, "parameter", fits)

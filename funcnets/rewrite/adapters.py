@@ -19,9 +19,9 @@ from funcnets.layer import Layer
 from funcnets.parametrization import Decomposed, Parametrized, baked, parametrize, taken_apart
 from funcnets.parametrizations import LoRA
 from funcnets.places import Place, rebuilt, walk
-from funcnets.plan import fault_rows
+from funcnets.plan import check_tree
 from funcnets.rules import chosen
-from funcnets.shapes import Tree, describe, differences, flat, join, misfit_error, nested, show
+from funcnets.shapes import Tree, describe, flat, join, nested, show
 from funcnets.wrappers import Freeze
 
 
@@ -105,9 +105,7 @@ def lora(
       'head/kernel/down': (8, 3), 'head/kernel/up': (3, 3)}
     """
     before = net.plan(*sample, **kwargs)
-    rows = fault_rows(net, "params", differences(before.params, params), params)
-    if rows:
-        raise misfit_error(rows)
+    check_tree(before, "params", params)
     by = {pattern: _as_lora(pattern, how) for pattern, how in rules.items()}
     adapted = _adapted(parametrize(net, by, *sample, **kwargs))
     old = before.declared["params"]

@@ -17,12 +17,12 @@ import jax.numpy as jnp
 
 from funcnets.layer import Layer
 from funcnets.parametrization import Decomposed, Parametrization
-from funcnets.plan import Plan, fault_rows
+from funcnets.plan import Plan, check_tree
 from funcnets.record import Declared, Kind
 from funcnets.rewrite.alignment import Match, aligned, are_repeated, path_map, two_nets
 from funcnets.rewrite.initialization import drawn_as_init
 from funcnets.rewrite.report import Changed, Moved, Report
-from funcnets.shapes import Tree, differences, entry, flat, join, misfit_error, names_of, nested, show, specs
+from funcnets.shapes import Tree, differences, entry, flat, join, names_of, nested, show, specs
 
 Net = Layer | Callable[..., Any]
 
@@ -136,15 +136,14 @@ def migrate(
 
 def _check(plan: Plan, kind: Kind, tree: Tree) -> None:
     """Raises for a tree that is not the old net's."""
-    declared = plan.params if kind == "params" else plan.states
-    rows = fault_rows(plan.layer, kind, differences(declared, tree), tree)
-    if rows:
-        error = misfit_error(rows, "params" if kind == "params" else "state")
+    try:
+        check_tree(plan, kind, tree)
+    except ValueError as error:
         error.add_note(
             "migrate takes what the old net holds, which comes first: migrate(old_net, new_net, params, key, x). If "
             "that net took inputs of other sizes than x, say which: migrate(..., old_sample=(old_x,))"
         )
-        raise error
+        raise
 
 
 def _hint(match: Match) -> str:

@@ -312,3 +312,12 @@ def test_a_layer_in_and_outside_a_raw_transform():
 
     gradient = jax.grad(by_hand)(net["dense"].apply(params["dense"], X))
     np.testing.assert_allclose(row.mean, gradient.mean(), rtol=1e-4)
+
+
+def test_copies_of_a_loop_that_is_called_twice():
+    net = fn.Sequential(*[("t", fn.Repeat(fn.Dense(8), 2))] * 2)
+    params = fn.params.update(net.init(KEY, X), {"t/kernel": lambda w: w.at[1, 0, 0].set(jnp.nan)})
+    health = fn.check(net, params, X)
+    assert [(row.label, row.copy) for row in health.faults] == [
+        ("parameter t/kernel", (1,)), ("t", (1,)), ("t@1", (0,)), ("the net", ()),
+    ]  # fmt: skip

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from funcnets.combinators import Ensemble, Repeat
 from funcnets.compose import Composite
-from funcnets.inspect.equations import Inner, inner
+from funcnets.inspect.equations import Inner, inner, is_literal
 from funcnets.inspect.flow import Box, Flow
 from funcnets.inspect.picture import labels
 from funcnets.inspect.picture.ends import input_names, output_names
@@ -72,7 +72,7 @@ class _Builder(Sketch):
 
     def _walk(self, jaxpr: Any, env: dict[Any, Value], at: At) -> None:
         inputs = [var for equation in jaxpr.eqns for var in equation.invars]
-        self.uses.update(var for var in (*inputs, *jaxpr.outvars) if not hasattr(var, "val"))
+        self.uses.update(var for var in (*inputs, *jaxpr.outvars) if not is_literal(var))
         for equation in jaxpr.eqns:
             held = self.flow.held_by(equation)
             box = self.flow.box_of(equation)

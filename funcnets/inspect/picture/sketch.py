@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from funcnets.inspect.equations import is_literal
 from funcnets.inspect.picture import labels
 from funcnets.inspect.picture.graph import Edge, Graph, Node, ties
 
@@ -111,4 +112,4 @@ class Sketch:
 
 def value_of(env: dict[Any, Value], var: Any) -> Value:
     """What is known of an input of an equation."""
-    return NOTHING if hasattr(var, "val") else env.get(var, NOTHING)  # a literal has its number as val
+    return NOTHING if is_literal(var) else env.get(var, NOTHING)

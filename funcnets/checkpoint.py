@@ -1,6 +1,6 @@
 """Checkpoints: training states on disk, by step, written while training goes on.
 
-A checkpoint is a *step* and a *tree*: any pytree of arrays, typed PRNG keys and Python numbers. After save(step, tree)
+A checkpoint is a *step* and a *tree*: any pytree of arrays, typed PRNG keys, numbers and strings. After save(step, tree)
 
     restore(like=tree) == tree      in bits, types and structure, with arrays where those of `like` are
     restore() == tree               with NumPy's arrays, and with dicts for NamedTuples and dataclasses
@@ -13,12 +13,8 @@ save that is due, wait, a read or close.
 *Nothing is adapted.* Before any array is read, names, containers, shapes and dtypes are compared with those of `like`,
 and one error lists all that differs.
 
-A step on disk is an orbax checkpoint of two items. `arrays` is a flat dict: str(i) is the tree's i-th leaf, if it is of
-some size and no Python number. `tree` is JSON: for each node, parents first, a row with its path and what it is:
-
-    {"path": ["layers"], "type": "dict", "size": 2}                    a container of two
-    {"path": ["layers", "kernel"], "dtype": "float32", "shape": [3]}   an array; keys have "impl" besides, as key_data
-    {"path": ["epoch"], "dtype": "int", "value": "7"}                  a Python number
+A step on disk is an orbax checkpoint of two items: `arrays` is a flat dict, str(i) is the tree's i-th leaf, if it is of
+some size and no Python number; `tree` is JSON, the tree as `funcnets.rows` has it.
 """
 
 from __future__ import annotations
@@ -31,23 +27,20 @@ import operator
 import os
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self, SupportsIndex, TypeVar, overload
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from funcnets.rows import Row, differences, is_stored, leaf_rows, nested, placed, restored, row_path, rows_of
 from funcnets.shapes import show
-from funcnets.values import Value
 
 if TYPE_CHECKING:
     import orbax.checkpoint as ocp  # slow to load, so at run time only where a directory is opened
 
 T = TypeVar("T")
-_Row = dict[str, Any]
 _FORMAT = 1
-_NUMBERS: dict[str, Callable[[str], Any]] = {"bool": "True".__eq__, "int": int, "float": float, "complex": complex}
 
 
 class Checkpoints:
@@ -98,7 +91,7 @@ class Checkpoints:
 
         Args:
           step: The number of the step, later than those there.
-          tree: A pytree of arrays, typed PRNG keys and Python numbers.
+          tree: A pytree of arrays, typed PRNG keys, Python numbers and strings.
           metrics: Numbers by name, the one that `best` names among them.
           force: Save also when not due.
 
@@ -117,7 +110,7 @@ class Checkpoints:
         step = operator.index(step)
         if step % self.every and not force:
             return False
-        score, rows = self._score(metrics), list(_rows(tree))
+        score, rows = self._score(metrics), list(rows_of(tree))
         self.wait()
         there = self._open().all_steps()
         if step <= max(there, default=-1):
@@ -128,13 +121,13 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         arrays: dict[str, Any] = {}
-        for i, (row, leaf) in enumerate(zip(_leaves(rows), jax.tree.leaves(tree), strict=True)):
+        for i, (row, leaf) in enumerate(zip(leaf_rows(rows), jax.tree.leaves(tree), strict=True)):
             if isinstance(leaf, jax.ShapeDtypeStruct) or (isinstance(leaf, jax.Array) and leaf.is_deleted()):
                 raise ValueError(
-                    f"save takes arrays that hold something; {_path(row)} is a {type(leaf).__name__} that was donated, "
-                    "or a spec: save what the step returned, not what it was given"
+                    f"save takes arrays that hold something; {row_path(row)} is a {type(leaf).__name__} that was "
+                    "donated, or a spec: save what the step returned, not what it was given"
                 )
-            if _stored(row):
+            if is_stored(row):
                 array = np.asarray(leaf) if isinstance(leaf, np.generic) else leaf
                 arrays[str(i)] = jax.random.key_data(array) if "impl" in row else array
         items: dict[str, Any] = {"tree": ocp.args.JsonSave({"format": _FORMAT, "rows": rows})}
@@ -168,16 +161,16 @@ class Checkpoints:
             raise FileNotFoundError(f"{self.directory} has no {wanted}, only {list(steps)}: check the path")
         step = steps[-1] if step is None else step
         rows = self._read_rows(step)
-        if like is not None and (lines := _differences(rows, list(_rows(like)))):
+        if like is not None and (lines := differences(rows, list(rows_of(like)))):
             raise ValueError(
                 f"restore takes a tree like the one saved; step {step} in {self.directory} differs from it:\n  "
                 + "\n  ".join(lines)
                 + "\nRestore into the model that was saved, or restore without like= and take over what fits"
             )
         leaves, structure = jax.tree.flatten(like)
-        leaves = [None] * len(_leaves(rows)) if like is None else leaves
-        values = self._read_leaves(step, _leaves(rows), leaves)
-        return _nested(iter(rows), iter(values))[1] if like is None else jax.tree.unflatten(structure, values)
+        leaves = [None] * len(leaf_rows(rows)) if like is None else leaves
+        values = self._read_leaves(step, leaf_rows(rows), leaves)
+        return nested(iter(rows), iter(values))[1] if like is None else jax.tree.unflatten(structure, values)
 
     def resume(self, initial: T) -> T:
         """The newest step as `restore(like=initial)` gives it, or `initial` itself if there is none.
@@ -262,7 +255,7 @@ class Checkpoints:
         value = metrics.get(name, math.nan) * (1 if mode == "max" else -1)
         return -math.inf if math.isnan(value) else value
 
-    def _read_rows(self, step: int) -> list[_Row]:
+    def _read_rows(self, step: int) -> list[Row]:
         import orbax.checkpoint as ocp
 
         try:
@@ -273,20 +266,20 @@ class Checkpoints:
             pass
         raise ValueError(f"{self.directory} has step {step} in another format: read it with the program that saved it")
 
-    def _read_leaves(self, step: int, rows: Sequence[_Row], likes: Sequence[Any]) -> list[Any]:
+    def _read_leaves(self, step: int, rows: Sequence[Row], likes: Sequence[Any]) -> list[Any]:
         import orbax.checkpoint as ocp
 
         forms: dict[str, Any] = {}
         for i, (row, like) in enumerate(zip(rows, likes, strict=True)):
-            if _stored(row):
-                place = None if getattr(like, "weak_type", False) else _sharding(like)
+            if is_stored(row):
+                place = None if getattr(like, "weak_type", False) else placed(like)
                 forms[str(i)] = ocp.ArrayRestoreArgs(sharding=place) if place else ocp.RestoreArgs(np.ndarray)
         arrays: Mapping[str, Any] = {}
         if forms:
             args = ocp.args.PyTreeRestore(item=dict.fromkeys(forms, 0), restore_args=forms)
             found: Any = self._open().restore(step, args=ocp.args.Composite(arrays=args))
             arrays = found["arrays"]
-        return [_leaf(row, arrays.get(str(i)), like) for i, (row, like) in enumerate(zip(rows, likes, strict=True))]
+        return [restored(row, arrays.get(str(i)), like) for i, (row, like) in enumerate(zip(rows, likes, strict=True))]
 
 
 @functools.cache
@@ -310,102 +303,3 @@ def _awaited_at_exit() -> set[Checkpoints]:
 def _worth_saying(record: logging.LogRecord) -> bool:
     # orbax holds it against a save that somebody waited for the one before, though wait() was asked to
     return not str(record.msg).startswith("Waiting for previous save to complete")
-
-
-def _rows(node: Any, path: tuple[str | int, ...] = ()) -> Iterator[_Row]:
-    if isinstance(node, Value):
-        raise TypeError(
-            f"a checkpoint takes arrays; {_path({'path': path})} is {node!r:.60}, a value without any: save its "
-            "parameters, and the net itself as fn.files.to_config(net)"
-        )
-    children = jax.tree.leaves_with_path(node, is_leaf=lambda inner: inner is not node)
-    if len(children) != 1 or children[0][0]:
-        yield {"path": path, "type": type(node).__name__, "size": len(children)}
-        for (entry, *_), child in children:
-            name = getattr(entry, "idx", getattr(entry, "key", getattr(entry, "name", entry)))
-            yield from _rows(child, (*path, name if isinstance(name, str | int) else str(name)))
-    elif type(node) in (bool, int, float, complex):
-        yield {"path": path, "dtype": type(node).__name__, "value": repr(node)}
-    elif isinstance(node, jax.Array | jax.ShapeDtypeStruct) and jnp.issubdtype(node.dtype, jax.dtypes.prng_key):
-        impl = str(jax.random.key_impl(node)) if isinstance(node, jax.Array) else None
-        yield {"path": path, "dtype": str(node.dtype), "shape": list(node.shape), "impl": impl}
-    else:
-        dtype = np.dtype(getattr(node, "dtype", object))
-        if dtype.kind != "b" and not jnp.issubdtype(dtype, np.number):
-            raise TypeError(
-                "a checkpoint takes arrays of numbers, PRNG keys, bool, int, float and complex; "
-                f"{_path({'path': path})} is {type(node).__name__}: leave it out, or make an array of it"
-            )
-        # with 32 bits only, a spec of float64 stands for what JAX makes of it
-        dtype = jax.dtypes.canonicalize_dtype(dtype) if isinstance(node, jax.ShapeDtypeStruct) else dtype
-        yield {"path": path, "dtype": dtype.name, "shape": list(node.shape)}
-
-
-def _leaves(rows: Sequence[_Row]) -> list[_Row]:
-    return [row for row in rows if "dtype" in row]
-
-
-def _path(row: _Row) -> str:
-    # {"1": x} and {1: x} are two trees
-    names = [repr(name) if isinstance(name, str) and name.isdigit() else str(name) for name in row["path"]]
-    return "/".join(names) or "the tree"
-
-
-def _differences(checkpoint: Sequence[_Row], model: Sequence[_Row]) -> list[str]:
-    stored, wanted = ({tuple(row["path"]): row for row in rows} for rows in (checkpoint, model))
-    lines: list[str] = []
-    for path, row in (stored | wanted).items():
-        old, new = stored.get(path), wanted.get(path)
-        lacking = None in (old, new) and row.get("size")  # what one side lacks shows in its leaves
-        if _text(old) != _text(new) and not lacking:
-            lines.append(f"{_path(row)}: checkpoint {_text(old)}, model {_text(new)}")
-    return lines
-
-
-def _text(row: _Row | None) -> str:
-    if row is None:
-        return "nothing"
-    if "dtype" in row:
-        return row["dtype"] + (f"[{','.join(map(str, row['shape']))}]" if "shape" in row else "")
-    return row["type"] if row["size"] else f"empty {row['type']}"
-
-
-def _nested(rows: Iterator[_Row], leaves: Iterator[Any]) -> tuple[Any, Any]:
-    """The name and value of the next node, of containers that need no class of the caller's."""
-    row = next(rows)
-    name = row["path"][-1] if row["path"] else None
-    if "dtype" in row:
-        return name, next(leaves)
-    nested = dict(_nested(rows, leaves) for _ in range(row["size"]))
-    kinds: dict[str, Any] = {"NoneType": None, "list": [*nested.values()], "tuple": (*nested.values(),)}
-    return name, kinds.get(row["type"], nested)
-
-
-def _stored(row: _Row) -> bool:
-    return "shape" in row and 0 not in row["shape"]
-
-
-def _sharding(like: Any) -> Any:
-    """Where an array is; None if JAX chose, for such an array may move to where others are and is to stay so."""
-    free = isinstance(like, jax.Array) and not like.committed
-    return None if free else getattr(like, "sharding", None)
-
-
-def _leaf(row: _Row, data: Any, like: Any) -> Any:
-    if "value" in row:
-        return _NUMBERS[row["dtype"]](row["value"])
-    if "impl" in row:
-        none = jnp.broadcast_to(jax.random.key(0, impl=row["impl"]), row["shape"])
-        data = none if data is None else jax.random.wrap_key_data(jnp.asarray(data), impl=row["impl"])
-    elif data is None:
-        data = np.zeros(row["shape"], row["dtype"])
-    if isinstance(like, np.generic):
-        return data[()]
-    if not isinstance(like, jax.Array | jax.ShapeDtypeStruct):
-        return data
-    if getattr(like, "weak_type", False):
-        # an array is of weak type if a Python number made it, and stays so when values are put in
-        data = jnp.full(like.shape, data.dtype.type(0).item()).at[...].set(data)
-    if _sharding(like) is not None:
-        return jax.device_put(data, _sharding(like))
-    return data if isinstance(data, jax.Array) else jnp.array(data)

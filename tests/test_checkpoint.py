@@ -49,7 +49,7 @@ def assert_same(found, expected):
     assert jax.tree.structure(found) == jax.tree.structure(expected)
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         assert type(one) is type(other)
-        if isinstance(other, bool | int | float | complex) and not isinstance(other, np.generic):
+        if isinstance(other, bool | int | float | complex | str) and not isinstance(other, np.generic):
             assert repr(one) == repr(other)
             continue
         assert (one.shape, one.dtype, bits(one)) == (other.shape, other.dtype, bits(other))
@@ -75,6 +75,7 @@ TREES = {
     "scalar_arrays": lambda: (jnp.float32(2), jnp.asarray(3, "int8"), jnp.asarray(True), jnp.bfloat16(1.5)),
     "weak_types": lambda: {"step": jnp.asarray(3), "decay": jnp.full((2, 3), 0.1), "strong": jnp.float32(0.1)},
     "python_numbers": lambda: [True, False, 3, -(10**40), 0.1, float("inf"), float("nan"), -0.0, 1 + 2j],
+    "strings": lambda: {"text": "a\n'é'", "none": "", "list": ["x", 1]},
     "numpy": lambda: {"a": np.arange(3.0), "b": np.float64(0.1), "c": np.array(7), "d": np.bool_(True)},
     "numpy_low_precision": lambda: (np.ones(2, jnp.bfloat16), jnp.bfloat16.dtype.type(2), np.ones(3, "float8_e5m2")),
     "keys": lambda: {"one": jax.random.key(0), "many": jax.random.split(jax.random.key(1), (2, 3))},
@@ -344,7 +345,7 @@ def test_a_spec_of_64_bits_is_what_jax_makes_of_it(tmp_path):
             checkpoints.restore(jax.ShapeDtypeStruct((3,), np.float64))
 
 
-@pytest.mark.parametrize("leaf", ["text", object(), np.array(["a"]), np.array([None]), np.ones(1, [("x", "f4")])])
+@pytest.mark.parametrize("leaf", [b"bytes", object(), np.array(["a"]), np.array([None]), np.ones(1, [("x", "f4")])])
 def test_what_is_no_number_is_refused_by_its_path(tmp_path, leaf):
     with pytest.raises(TypeError, match=r"a checkpoint takes arrays of numbers.*; layers/0/b is "):
         Checkpoints(tmp_path).save(1, {"layers": [{"a": 3, "b": leaf}]})

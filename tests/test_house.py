@@ -23,7 +23,7 @@ FLOORS = [
     "signatures", "bound", "plan", "layer", "leaves", "compose", "places",
     "combinators", "masks", "gated", "scan", "wrappers", "params", "loops", "layers",
     "parametrization", "parametrizations", "rewrite", "inspect", "generate",
-    "registry", "files", "train", "checkpoint", "later",
+    "registry", "rows", "files", "train", "checkpoint", "later",
 ]  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """Checkpoints: training states on disk, by step, written while training goes on.
 
-A checkpoint is a *step* and a *tree*: any pytree of arrays, typed PRNG keys, numbers and strings. After save(step, tree)
+A checkpoint is a *step* and a *tree*: a pytree of arrays, typed PRNG keys, numbers and strings. After save(step, tree)
 
     restore(like=tree) == tree      in bits, types and structure, with arrays where those of `like` are
     restore() == tree               with NumPy's arrays, and with dicts for NamedTuples and dataclasses

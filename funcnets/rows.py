@@ -46,7 +46,8 @@ def rows_of(node: Any, path: tuple[str | int, ...] = (), *, what: str = "a check
         impl = str(jax.random.key_impl(node)) if isinstance(node, jax.Array) else None
         yield {"path": path, "dtype": str(node.dtype), "shape": list(node.shape), "impl": impl}
     else:
-        dtype = np.dtype(getattr(node, "dtype", object))
+        # a masked array is no array: what is written would lack its mask
+        dtype = np.dtype(object if isinstance(node, np.ma.MaskedArray) else getattr(node, "dtype", object))
         if dtype.kind != "b" and not jnp.issubdtype(dtype, np.number):
             raise TypeError(
                 f"{what} takes arrays of numbers, PRNG keys, bool, int, float, complex and str; "

@@ -181,7 +181,10 @@ def test_paths_where_no_file_can_be(tmp_path):
 # What cannot be saved
 
 
-@pytest.mark.parametrize("leaf", [b"bytes", object(), np.array(["a"]), np.array([None]), np.ones(1, [("x", "f4")])])
+@pytest.mark.parametrize(
+    "leaf",
+    [b"bytes", object(), np.array(["a"]), np.array([None]), np.ones(1, [("x", "f4")]), np.ma.array([1.0], mask=[True])],
+)
 def test_what_is_no_number_is_refused_by_its_path(path, leaf):
     with pytest.raises(TypeError, match=r"save_tree takes arrays of numbers.*; layers/0/b is .*: leave it out"):
         save_tree(path, {"layers": [{"a": 3, "b": leaf}]})

@@ -58,17 +58,29 @@ def rows_of(node: Any, path: tuple[str | int, ...] = (), *, what: str = "a check
         yield {"path": path, "dtype": dtype.name, "shape": list(node.shape)}
 
 
+def check_held(row: Row, leaf: Any, what: str) -> None:
+    """Raises for a leaf that holds nothing to save: an array that was donated, or a spec."""
+    if isinstance(leaf, jax.ShapeDtypeStruct) or (isinstance(leaf, jax.Array) and leaf.is_deleted()):
+        raise ValueError(
+            f"{what} takes arrays that hold something; {row_path(row)} is a {type(leaf).__name__} that was donated, or "
+            "a spec: save what the step returned, not what it was given"
+        )
+
+
 def leaf_rows(rows: Sequence[Row]) -> list[Row]:
+    """Those of leaves, in the order of the leaves."""
     return [row for row in rows if "dtype" in row]
 
 
 def row_path(row: Row) -> str:
+    """A node's path, as messages name it."""
     # {"1": x} and {1: x} are two trees
     names = [repr(name) if isinstance(name, str) and name.isdigit() else str(name) for name in row["path"]]
     return "/".join(names) or "the tree"
 
 
 def differences(saved: Sequence[Row], model: Sequence[Row], what: str = "checkpoint") -> list[str]:
+    """The lines that say where a saved tree, which is called so, and the model's are not alike."""
     stored, wanted = ({tuple(row["path"]): row for row in rows} for rows in (saved, model))
     lines: list[str] = []
     for path, row in (stored | wanted).items():
@@ -99,6 +111,7 @@ def nested(rows: Iterator[Row], leaves: Iterator[Any]) -> tuple[Any, Any]:
 
 
 def is_stored(row: Row) -> bool:
+    """Whether it is an array with something in it."""
     return "shape" in row and 0 not in row["shape"]
 
 
@@ -109,6 +122,7 @@ def placed(like: Any) -> Any:
 
 
 def restored(row: Row, data: Any, like: Any) -> Any:
+    """A leaf of its row and its data, None where nothing is stored: where and of the kind that `like` is."""
     if "value" in row:
         return _PLAIN[row["dtype"]](row["value"])
     if "impl" in row:

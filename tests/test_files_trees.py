@@ -1,5 +1,6 @@
 """Trees in one file: what is saved comes back to the bit; what cannot be saved or read is said, and nothing is lost."""
 
+import functools
 import os
 import pathlib
 import stat
@@ -13,9 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
 from test_files import OF_ITS_OWN
-from trees import TREES, WRONG, assert_same, model, plain, spec
+from trees import TREES, WRONG, assert_goes_where_like_is, assert_same, model, plain, spec, spread_out
 
 import funcnets as fn
 from funcnets import registry
@@ -113,20 +113,11 @@ def by_name(node):
 
 
 def test_arrays_go_where_those_of_like_are(path):
-    mesh = jax.make_mesh((4, 2), ("a", "b"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
-    rows, columns = (NamedSharding(mesh, PartitionSpec(*names)) for names in (("a", None), (None, "b")))
-    x, keys = np.arange(32.0, dtype="float32").reshape(8, 4), jax.random.split(jax.random.key(0), 8)
-    tree = {"x": jax.device_put(x, rows), "k": jax.device_put(keys, NamedSharding(mesh, PartitionSpec("a")))}
-    fifth = jax.sharding.SingleDeviceSharding(jax.devices()[5])
+    tree, host, places = spread_out()
     save_tree(path, tree)
-    assert_same(load_tree(path), {"x": x, "k": keys})
-    for place in (rows, columns, fifth):
-        for like in (jax.device_put(x, place), jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)):
-            found = load_tree(path, {"x": like, "k": tree["k"]})
-            assert found["x"].sharding == place
-            assert found["k"].sharding == tree["k"].sharding
-            assert_same(found, tree)
-    assert not load_tree(path, {"x": jnp.asarray(x), "k": keys})["x"].committed
+    assert_same(load_tree(path), host)
+    assert_goes_where_like_is(functools.partial(load_tree, path), tree, host, places)
+    assert not load_tree(path, host | {"x": jnp.asarray(host["x"])})["x"].committed
 
 
 def test_arrays_on_other_hosts_are_refused(path, monkeypatch):

@@ -146,3 +146,23 @@ WRONG = {
         ["key: checkpoint key<fry>[], model dict", "key/a: checkpoint nothing, model float32[1]"],
     ),
 }  # fmt: skip
+
+
+def spread_out():
+    """A tree on eight devices, the same on the host, and places for its matrix, a single device last."""
+    mesh = jax.make_mesh((4, 2), ("a", "b"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    rows, columns = (jax.NamedSharding(mesh, jax.P(*names)) for names in (("a", None), (None, "b")))
+    x, keys = np.arange(32.0, dtype="float32").reshape(8, 4), jax.random.split(jax.random.key(0), 8)
+    tree = {"x": jax.device_put(x, rows), "k": jax.device_put(keys, jax.NamedSharding(mesh, jax.P("a")))}
+    return tree, {"x": x, "k": keys}, (rows, columns, jax.sharding.SingleDeviceSharding(jax.devices()[5]))
+
+
+def assert_goes_where_like_is(load, tree, host, places):
+    """What `load(like)` gives of a saved tree is where the arrays of `like` are, or its specs say."""
+    x = host["x"]
+    for place in places:
+        for like in (jax.device_put(x, place), jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)):
+            found = load({"x": like, "k": tree["k"]})
+            assert found["x"].sharding == place
+            assert found["k"].sharding == tree["k"].sharding
+            assert_same(found, tree)

@@ -53,7 +53,7 @@ from funcnets.checkpoint.restoring import Restoring
 from funcnets.checkpoint.steps import Steps
 from funcnets.checkpoint.writing import Writer, first_process
 from funcnets.layer import Layer
-from funcnets.rows import Row, is_stored, leaf_rows, row_path
+from funcnets.rows import Row, check_held, is_stored, leaf_rows
 from funcnets.shapes import show
 
 T = TypeVar("T")
@@ -295,11 +295,7 @@ def _arrays(rows: Sequence[Row], leaves: Sequence[Any]) -> dict[str, Any]:
     """What orbax is to write, each under the number of its leaf."""
     arrays: dict[str, Any] = {}
     for i, (row, leaf) in enumerate(zip(leaf_rows(rows), leaves, strict=True)):
-        if isinstance(leaf, jax.ShapeDtypeStruct) or (isinstance(leaf, jax.Array) and leaf.is_deleted()):
-            raise ValueError(
-                f"save takes arrays that hold something; {row_path(row)} is a {type(leaf).__name__} that was "
-                "donated, or a spec: save what the step returned, not what it was given"
-            )
+        check_held(row, leaf, "save")
         if is_stored(row):
             array = np.asarray(leaf) if isinstance(leaf, np.generic) else leaf
             arrays[str(i)] = jax.random.key_data(array) if "impl" in row else array

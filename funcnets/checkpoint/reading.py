@@ -42,7 +42,8 @@ def read_description(steps: Steps, step: int) -> Stored:
     files = read_manifest(folder)
     if files is None and not (folder / TREE).exists():
         raise ValueError(f"{steps.directory} has step {step} in another format: read it with the program that saved it")
-    check(folder, files or {}, only=[TREE] if files is not None else [])
+    if files is not None:
+        check(folder, files, only=[TREE])
     try:
         found = json.loads((folder / TREE).read_text())
         known = found["format"] == FORMAT

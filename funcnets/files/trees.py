@@ -30,7 +30,7 @@ from typing import IO, Any, TypeVar, overload
 import jax
 import numpy as np
 
-from funcnets.rows import Row, differences, leaf_rows, nested, restored, row_path, rows_of
+from funcnets.rows import Row, check_held, differences, leaf_rows, nested, restored, row_path, rows_of
 from funcnets.shapes import show
 
 T = TypeVar("T")
@@ -138,11 +138,7 @@ def _checked_path(form: str, path: Any) -> str:
 
 def _checked(row: Row, leaf: Any) -> Any:
     """An array that is there, all of it."""
-    if isinstance(leaf, jax.ShapeDtypeStruct) or (isinstance(leaf, jax.Array) and leaf.is_deleted()):
-        raise ValueError(
-            f"save_tree takes arrays that hold something; {row_path(row)} is a {type(leaf).__name__} that was donated, "
-            "or a spec: save what the step returned, not what it was given"
-        )
+    check_held(row, leaf, "save_tree")
     if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
         raise ValueError(
             f"save_tree takes arrays that this process sees all of; {row_path(row)} is {show(leaf)} over several "

@@ -17,14 +17,13 @@ import jax
 from funcnets.layer import Layer
 from funcnets.params import frozen
 from funcnets.params.patterns import by_rules
-from funcnets.shapes import Tree, entry, flat, mapped
+from funcnets.shapes import Tree, entry, flat, listed, mapped
 from funcnets.train.arguments import check_function, check_optimizer
 from funcnets.values import code
 
 if TYPE_CHECKING:
     import optax
 
-Optimizer = "optax.GradientTransformation | Mapping[Any, optax.GradientTransformation]"
 Loss = Callable[[Any, Any], Any]
 
 ALL = None  # the part of an optimiser that is given alone
@@ -87,7 +86,7 @@ def owners(net: Layer, params: Tree, optimizers: Mapping[Any, Any]) -> dict[str,
     found = by_rules(learning, {pattern: pattern for pattern in optimizers}, net)
     if missing := [path for path in learning if path not in found]:
         raise ValueError(
-            f"no optimizer's part has {', '.join(missing[:12])}{', ...' if len(missing) > 12 else ''}: give them one "
+            f"no optimizer's part has {listed(missing)}: give them one "
             "(the last pattern may be '**'), or hold them by an fn.Freeze in the net"
         )
     return found

@@ -103,9 +103,8 @@ def loss_scale(opt_states: Iterable[Any]) -> jax.Array | None:
     """
     states = list(opt_states)
     outer = [state for state in states if isinstance(state, ScaledLossState)]
-    within = [state for state in states if not isinstance(state, ScaledLossState)]
-    inner = _found((*within, *(state.inner_state for state in outer)), ScaledLossState)
-    if inner or len(outer) > 1 or (outer and len(states) > 1):
+    within = [state.inner_state if isinstance(state, ScaledLossState) else state for state in states]
+    if _found(within, ScaledLossState) or (outer and len(states) > 1):
         raise ValueError(
             "train.scale_loss stands around the optimizer of a loss and all else goes inside, "
             "train.scale_loss(optax.chain(...)); with several optimizers give each its own loss"

@@ -15,7 +15,7 @@ from funcnets.params.patterns import by_rules
 from funcnets.plan import check_tree
 from funcnets.random import run_key
 from funcnets.record import KINDS
-from funcnets.shapes import Tree, entry, flat, mapped, show
+from funcnets.shapes import Tree, entry, flat, listed, mapped, show
 from funcnets.train.arguments import check_net
 from funcnets.train.parts import as_parts, opt_states, owners
 
@@ -139,10 +139,7 @@ def _places(net: Layer, sharding: Any, made: TrainState) -> TrainState:
             )
     found = by_rules([path for path, _ in flat(made.params)], rules, net)
     if missing := [path for path, _ in flat(made.params) if path not in found]:
-        raise ValueError(
-            f"no sharding is given for {', '.join(missing[:12])}{', ...' if len(missing) > 12 else ''}: let the last "
-            "pattern be '**'"
-        )
+        raise ValueError(f"no sharding is given for {listed(missing)}: let the last pattern be '**'")
     params = mapped(lambda path, _: found[path], made.params)
     everywhere = _replicated(next(iter(rules.values())))
 
@@ -150,7 +147,7 @@ def _places(net: Layer, sharding: Any, made: TrainState) -> TrainState:
         names = [str(step.key) for step in path if isinstance(step, jax.tree_util.DictKey)]
         ways = ["/".join(names[i:]) for i in range(len(names) + 1)]
         way = next((way for way in ways if getattr(entry(made.params, way), "shape", None) == leaf.shape), None)
-        return everywhere if way is None or way not in found else found[way]
+        return everywhere if way is None else found[way]
 
     opt_state = jax.tree.map_with_path(of_parameter, made.opt_state)
     state = jax.tree.map(lambda _: everywhere, made.state)

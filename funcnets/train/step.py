@@ -74,26 +74,29 @@ class Step:
                 "returned, state, metrics = step(state, batch), or give it a copy, jax.tree.map(jnp.copy, state)"
             )
         compiled = self._compiled if devices == 1 else self._for(state)
-        moving = state.params, state.state, state.opt_state, state.step
-        moved, metrics = compiled(moving, state.key, batch)
+        moved, metrics = compiled(_moving(state), state.key, batch)
         params, carried, opt_state, number = moved
         return TrainState(params, carried, opt_state, number, state.key), metrics
 
     def lower(self, state: TrainState, batch: Any) -> Any:
         """The step lowered for these arrays or their specs, as `jax.jit(f).lower`: to look at what is compiled."""
         check_state("step.lower", state)
-        moving = state.params, state.state, state.opt_state, state.step
-        return self._compiled.lower(moving, state.key, batch)
+        return self._compiled.lower(_moving(state), state.key, batch)
 
     def _for(self, state: TrainState) -> Callable[..., tuple[_Moving, Metrics]]:
         """The compiled function; over several devices one that leaves every array where it is."""
-        moving = state.params, state.state, state.opt_state, state.step
-        leaves, structure = jax.tree.flatten(jax.tree.map(lambda leaf: leaf.sharding, moving))
-        known = structure, *leaves
+        leaves, structure = jax.tree.flatten(_moving(state))
+        shardings = [leaf.sharding for leaf in leaves]
+        known = structure, *shardings
         if known not in self._placed:
-            places = jax.tree.unflatten(structure, leaves)
+            places = jax.tree.unflatten(structure, shardings)
             self._placed[known] = jax.jit(self._advance, donate_argnums=0, out_shardings=(places, None))
         return self._placed[known]
+
+
+def _moving(state: TrainState) -> _Moving:
+    """What a step consumes; the key it does not."""
+    return state.params, state.state, state.opt_state, state.step
 
 
 def make_step(

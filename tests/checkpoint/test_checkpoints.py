@@ -15,8 +15,7 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
-from trees import TREES, WRONG, State, assert_same, model, plain, spec
+from trees import TREES, WRONG, State, assert_goes_where_like_is, assert_same, model, plain, spec, spread_out
 
 import funcnets
 from funcnets.checkpoint import Checkpoints
@@ -232,22 +231,14 @@ def test_the_checkpoint_of_another_program_is_refused(tmp_path):
 
 
 def test_arrays_go_where_those_of_the_target_are(tmp_path):
-    mesh = jax.make_mesh((4, 2), ("a", "b"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
-    rows, columns = (NamedSharding(mesh, PartitionSpec(*names)) for names in (("a", None), (None, "b")))
-    x, keys = np.arange(32.0, dtype="float32").reshape(8, 4), jax.random.split(jax.random.key(0), 8)
-    tree = {"x": jax.device_put(x, rows), "k": jax.device_put(keys, NamedSharding(mesh, PartitionSpec("a")))}
-    fifth = jax.sharding.SingleDeviceSharding(jax.devices()[5])
+    tree, host, places = spread_out()
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, tree)
-        assert_same(checkpoints.restore(), {"x": x, "k": keys})
-        for place in (rows, columns, fifth):
-            for like in (jax.device_put(x, place), jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)):
-                found = checkpoints.restore({"x": like, "k": tree["k"]})
-                assert found["x"].sharding == place
-                assert found["k"].sharding == tree["k"].sharding
-                assert_same(found, tree)
-        assert checkpoints.restore({"x": x, "k": jax.device_put(keys, fifth)})["k"].sharding == fifth
-        assert_same(checkpoints.restore({"x": x, "k": keys}), {"x": x, "k": keys})
+        assert_same(checkpoints.restore(), host)
+        assert_goes_where_like_is(checkpoints.restore, tree, host, places)
+        moved = checkpoints.restore(host | {"k": jax.device_put(host["k"], places[-1])})
+        assert moved["k"].sharding == places[-1]
+        assert_same(checkpoints.restore(host), host)
 
 
 def test_an_array_without_a_place_stays_without_one(tmp_path):

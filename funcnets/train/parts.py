@@ -46,6 +46,12 @@ def as_parts(optimizer: Any) -> dict[Any, optax.GradientTransformation]:
         raise ValueError("optimizers by parts are {pattern: optimizer}, got none: {'**': optax.adam(1e-3)} is one")
     for each in optimizer.values():
         check_optimizer(each)
+    names = [_key(part) for part in optimizer]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(
+            f"optimizers by parts are kept by the names of their patterns, got {', '.join(twice)} twice: give patterns "
+            "of paths in the place of functions or classes of one name"
+        )
     return dict(optimizer)
 
 

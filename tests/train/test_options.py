@@ -259,6 +259,12 @@ def test_parts_that_do_not_fit_are_refused():
         step(train.create(PLAIN, adam, KEY, X), BATCH)
 
 
+def test_parts_that_would_be_kept_under_one_name_are_refused():
+    kernels, biases = (lambda path: path.endswith("kernel")), (lambda path: path.endswith("bias"))
+    with pytest.raises(ValueError, match=r"kept by the names of their patterns, got .*<lambda> twice: give patterns"):
+        train.create(PLAIN, {kernels: optax.sgd(0.1), biases: optax.adam(0.1)}, KEY, X)
+
+
 def test_a_layer_class_is_a_part_and_frozen_parameters_are_in_none():
     net = fn.Sequential(fn.Dense(8), fn.LayerNorm(), ("head", fn.Freeze(fn.Dense(1))))
     rules = {fn.LayerNorm: optax.sgd(0.0), "**": optax.sgd(0.1)}

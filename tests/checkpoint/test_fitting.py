@@ -173,12 +173,12 @@ def test_a_net_that_cannot_be_stored_is_refused_at_once(tmp_path):
     assert Checkpoints(tmp_path, net=NET).restore(jnp.zeros(1)) == 1
 
 
-def test_a_net_of_classes_that_are_not_known_here(tmp_path):
-    def scale(x):
-        return 2 * x
+@fn.files.register(name="mine/scale")
+def scale(x):
+    return 2 * x
 
-    scale.__qualname__ = "scale"
-    fn.files.register(scale, name="mine/scale")
+
+def test_a_net_of_classes_that_are_not_known_here(tmp_path):
     net = fn.Sequential(fn.Dense(2), scale)
     with Checkpoints(tmp_path, net=net) as checkpoints:
         checkpoints.save(1, jnp.ones(1))

@@ -9,7 +9,7 @@
 *The order is found on the host, in whole numbers.* An epoch is shuffled by sorting random words, those of the counter-
 based Philox generator, whose stream is fixed by its definition: the order is the same on every machine and device,
 whatever JAX's settings, and whatever the versions of JAX and NumPy. It takes 3 ms for 60,000 examples, once an epoch,
-and for 50 million 5 s and 0.8 GB, of which 0.4 stay.
+and for 50 million 5 – 7 s and 0.8 GB, of which 0.4 stay.
 
 *Arrays are never copied whole.* A batch gathers its own rows, so `np.load(file, mmap_mode="r")` trains on what does not
 fit in memory.

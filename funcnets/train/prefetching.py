@@ -193,7 +193,8 @@ def prefetch(iterator: Iterable[Tree], size: int = 2, sharding: Any = None) -> P
     check_count("prefetch", "size", size)
     if not hasattr(iterator, "__iter__") or isinstance(iterator, dict | str) or is_array(iterator):
         raise TypeError(
-            f"prefetch takes an iterator of batches, got {show(iterator)}: data.stream(), or (data[i] for i in range(n))"
+            f"prefetch takes an iterator of batches, got {show(iterator)}: give it data.stream(), or "
+            "(data[i] for i in range(n))"
         )
     source = iter(iterator)
     resumable = callable(getattr(source, "get_state", None)) and callable(getattr(source, "set_state", None))

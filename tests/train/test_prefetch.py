@@ -143,7 +143,7 @@ def test_what_prefetch_refuses():
         with pytest.raises(ValueError, match=f"prefetch takes size= of at least 1, a whole number, got {size}"):
             fn.train.prefetch(count(2), size)
     for source in (3, ROWS, {"x": ROWS}, "text"):
-        with pytest.raises(TypeError, match=r"prefetch takes an iterator of batches, got .*: data.stream\(\)"):
+        with pytest.raises(TypeError, match=r"prefetch takes an iterator of batches, got .*: give it data.stream\(\)"):
             fn.train.prefetch(source)
     with pytest.raises(TypeError, match="another order in each epoch"):
         fn.train.prefetch(fn.train.batches(ROWS, 4, jax.random.key(0)))

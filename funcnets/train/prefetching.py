@@ -1,8 +1,9 @@
 """Batches on the device before they are asked for: a thread reads ahead while the step computes.
 
 What comes out of `prefetch` is what comes out of its source, in the same order, errors and ends included; only sooner,
-and on the device. It is worth its while where a batch takes the host some time: files, decoding, augmentation. JAX
-starts a step and returns, so a batch that is ready in less time than a step takes is hidden behind it already.
+and on the device. It is worth its while where a batch is waited for, or takes the host some time that the step leaves
+it: files, decoding, augmentation. Little is gained where the step itself keeps all of the host's cores busy, or where
+batches are quicker than steps and the loop reads no metrics: JAX starts a step and returns, and so runs ahead already.
 
 The state of a prefetched iterator is the source's after the batch that was *handed out* last, whatever has been read
 ahead: the source is asked for its state after each batch, and both wait together.

@@ -2,18 +2,26 @@
 optax's.
 """
 
+from funcnets.train.averaging import averaged as averaged
+from funcnets.train.averaging import ema as ema
 from funcnets.train.data import Batches as Batches
 from funcnets.train.data import batches as batches
-from funcnets.train.step import TrainState as TrainState
-from funcnets.train.step import create as create
-from funcnets.train.step import evaluate as evaluate
+from funcnets.train.evaluation import evaluate as evaluate
+from funcnets.train.scaling import scale_loss as scale_loss
+from funcnets.train.state import TrainState as TrainState
+from funcnets.train.state import create as create
+from funcnets.train.step import Step as Step
 from funcnets.train.step import make_step as make_step
 
 __all__ = [
     "Batches",
+    "Step",
     "TrainState",
+    "averaged",
     "batches",
     "create",
+    "ema",
     "evaluate",
     "make_step",
+    "scale_loss",
 ]

@@ -6,8 +6,9 @@ raise SystemExit(128 + number) as long as something is awaited: so `finally` blo
 A handler of the program's own is left alone, and so is a process that is forked off: it awaits nothing and dies of
 SIGTERM as ever. Against SIGKILL, and os._exit, nothing can be done.
 
-A handler raises wherever the main thread happens to be. What would not survive that halfway is done `with unbroken()`:
-the program ends right after it.
+A handler raises wherever the main thread happens to be. What would not survive that halfway is done `with unbroken()`,
+which has signals wait; as for locks, an `Event` may be waited for, but no thread may be joined: Python up to 3.12 takes
+one for dead whose join was interrupted.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from types import FrameType
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 
+_ALL = signal.valid_signals()
 _SIGNALS: list[int] = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
@@ -48,38 +50,65 @@ def forget(one: Waitable) -> None:
     """Takes `await_at_exit(one)` back, if it was called."""
     _awaited.discard(one)
     if not _awaited:
+        _state.asked = 0
         _stop_listening()
 
 
 @contextlib.contextmanager
 def unbroken() -> Generator[None]:
-    """A SIGTERM or SIGHUP that comes inside ends the program after it."""
-    if not _in_main_thread():  # no handler raises there
+    """The handlers of signals that come inside, Ctrl-C among them, are called after it."""
+    if not _in_main_thread():  # no handler is called there
         yield
         return
-    _ending.held = True
+    _state.held = True
     try:
+        for number in _ALL:
+            handler = signal.getsignal(number)
+            if callable(handler) and handler is not _hold:
+                _handlers[number] = handler
+                signal.signal(number, _hold)
         yield
     finally:
-        _ending.held = False
-        number, _ending.asked = _ending.asked, 0
-        if number:
-            raise SystemExit(128 + number)
+        _state.held = False  # from here on _hold passes on, so it does no harm if this is interrupted
+        _hold_no_more()
+        with contextlib.ExitStack() as calls:
+            while _came:
+                number = _came.pop()
+                calls.callback(_handlers[number], number, None)
+    if _state.asked and sys.exc_info()[0] is None:  # it was raised where exceptions are lost, as in a callback of gc
+        _state.asked, number = 0, _state.asked
+        raise SystemExit(128 + number)
 
 
-class _Ending:
-    held = False  # SystemExit is not raised now
-    asked = 0  # the number of the signal that would have raised it
+class _State:
+    held = False  # inside of unbroken()
+    asked = 0  # the number of the signal for which SystemExit was raised
+    exiting = False
 
 
-_ending = _Ending()
+_state = _State()
 _awaited: set[Waitable] = set()
+_handlers: dict[int, Callable[[int, FrameType | None], Any]] = {}  # those in whose place _hold is
+_came: list[int] = []  # the numbers of the signals that wait
+
+
+def _hold(number: int, frame: FrameType | None) -> None:
+    if _state.held:
+        _came.append(number)
+    else:
+        _handlers[number](number, frame)
+
+
+def _hold_no_more() -> None:
+    for number in _ALL:
+        if signal.getsignal(number) is _hold:
+            signal.signal(number, _handlers[number])
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
-    if not _ending.held:
+    if not _state.exiting:
+        _state.asked = number
         raise SystemExit(128 + number)
-    _ending.asked = number
 
 
 def _in_main_thread() -> bool:
@@ -105,7 +134,9 @@ def _stop_listening() -> None:
 def _begin_anew() -> None:
     """In a process that was forked off: what its parent writes is no concern of it."""
     _awaited.clear()
-    _ending.held, _ending.asked = False, 0
+    _came.clear()
+    _state.held, _state.asked = False, 0
+    _hold_no_more()
     _stop_listening()
 
 
@@ -121,7 +152,7 @@ def _hook_into_exit() -> None:
 def _finish() -> None:
     """Waits for all that is awaited. The program is ending, so a signal to end it changes nothing."""
     _listen()
-    _ending.held = True
+    _state.exiting = True
     insisted = False
     waiting = list(_awaited)
     while waiting:

@@ -1,12 +1,12 @@
 """A training run as one would write it, for the tests that end it: python run.py DIRECTORY STEPS [KEEP].
 
 With Dropout, BatchNorm, a schedule and shuffled data, so that a resume has much to get wrong; the losses and the rows of
-each batch are saved too. What it has reached it tells on its standard output, a line at a time. FAULT="n,milliseconds"
-in the environment has it killed that long after its n-th save has returned, "exit,milliseconds" after its last line.
+each batch are saved too, in arrays that are written to while they are saved. What it has reached is told on its output,
+a line at a time. FAULT="moment,milliseconds,signal,..." in the environment has it send itself the signal that long after
+the moment: "begun 37", "saved 12", "2. saved" or "done".
 """
 
 import os
-import signal
 import sys
 import threading
 
@@ -18,17 +18,14 @@ import optax
 import funcnets as fn
 
 
-def tell(what, number):
-    os.write(1, f"{what} {number}\n".encode())
-
-
-def fault(moment):
-    """Kills this process if it is the moment to."""
-    when, _, milliseconds = os.environ.get("FAULT", "").partition(",")
-    if str(moment) == when:
-        kill = threading.Timer(float(milliseconds) / 1000, os.kill, (os.getpid(), signal.SIGKILL))
-        kill.daemon = True
-        kill.start()
+def tell(moment):
+    os.write(1, f"{moment}\n".encode())
+    at, *signals = os.environ.get("FAULT", "").split(",")
+    if at == moment:
+        for milliseconds, number in zip(signals[::2], signals[1::2], strict=True):
+            timer = threading.Timer(float(milliseconds) / 1000, os.kill, (os.getpid(), int(number)))
+            timer.daemon = True
+            timer.start()
 
 
 def loss(model, batch):
@@ -45,23 +42,22 @@ def train(directory, steps, keep):
     run = {"state": state, "losses": np.zeros(steps, np.float32), "rows": np.zeros((steps, 8), np.int64)}
     with fn.Checkpoints(directory, every=3, keep=keep) as checkpoints:
         run = checkpoints.resume(run)
-        first = int(run["state"].step)
-        tell("resumed", first)
+        first, saved = int(run["state"].step), 0
+        tell(f"resumed {first}")
         for i in range(first, steps):
             batch = data[i]
             run["state"], metrics = step(run["state"], batch)
             run["losses"][i], run["rows"][i] = metrics["loss"], batch["row"]
-            tell("begun", i + 1)
+            tell(f"begun {i + 1}")
             if checkpoints.save(i + 1, run, force=i + 1 == steps):
-                tell("saved", i + 1)
-                fault((i + 1 - first // 3 * 3) // 3)
-    tell("done", steps)
-    fault("exit")
+                saved += 1
+                tell(f"saved {i + 1}")
+                tell(f"{saved}. saved")
+        tell("done")
 
 
 if __name__ == "__main__":
     jax.config.update("jax_compilation_cache_dir", os.environ["CACHE"])
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
-    keep = int(sys.argv[3]) if len(sys.argv) > 3 else 2
-    train(sys.argv[1], int(sys.argv[2]), keep or None)
+    train(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else None)

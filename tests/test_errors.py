@@ -1582,6 +1582,41 @@ def checkpoint_of_a_net(directory):
 
 
 @mistake(
+    ValueError,
+    where="dense_0/bias: file",
+    takes="load_tree takes a tree like the one saved",
+    got=r"dense_0/kernel: file float32\[8,16\], model float32\[8,8\]",
+    do="Load into the model that was saved",
+)
+def file_of_another_net(directory):
+    fn.files.save_tree(f"{directory}.npz", PARAMS)
+    fn.files.load_tree(f"{directory}.npz", NORMED.init(KEY, X))
+
+
+@mistake(
+    TypeError,
+    where=r"save_tree\(path, tree\)",
+    takes="takes the name of a file first",
+    got=r"got \{'dense_0': \{'kernel': float32",
+    do=r"a string or pathlib\.Path",
+)
+def tree_before_the_name_of_its_file():
+    fn.files.save_tree(PARAMS, "model.npz")
+
+
+@mistake(
+    ValueError,
+    where=r"\.npz is an archive without",
+    takes="load_tree reads what save_tree wrote",
+    got=r"without a tree\.json",
+    do=r"read with numpy\.load",
+)
+def file_of_numpy(directory):
+    np.savez(f"{directory}.npz", x=X)
+    fn.files.load_tree(f"{directory}.npz")
+
+
+@mistake(
     TypeError,
     where=r"net\.layers\[1\]",
     takes="define it with def at module level",

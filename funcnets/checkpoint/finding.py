@@ -102,4 +102,4 @@ def warn(text: str) -> None:
     frame, depth = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_globals["__name__"].startswith(__package__ or __name__):
         frame, depth = frame.f_back, depth + 1
-    warnings.warn(text, stacklevel=depth - 1)
+    warnings.warn(text, stacklevel=depth)

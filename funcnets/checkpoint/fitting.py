@@ -51,18 +51,18 @@ def subtree(rows: Sequence[Row], path: str) -> list[Row]:
     return [row | {"path": row["path"][depth:]} for row in rows if row["path"][:depth] == place]
 
 
-def hint(rows: Sequence[Row], wanted: Sequence[Row]) -> str:
-    """What to do where a tree differs from the one saved."""
+def advice(rows: Sequence[Row], wanted: Sequence[Row], otherwise: str) -> str:
+    """What to do where a tree differs from the one saved: it may be a part of that, or no tree at all."""
     size = len(wanted)
     for i, row in enumerate(rows[: 1 - size or None]):  # a node's rows come right after it
         last, after = rows[i + size - 1], rows[i + size : i + size + 1]
-        if _is_in(last, row) and not any(_is_in(one, row) for one in after) and row["path"]:
+        if row["path"] and _is_in(last, row) and not any(_is_in(one, row) for one in after):
             path = row_path(row)
             if not differences(subtree(rows, path), wanted):
                 return f"It is like what was saved under {path!r}: restore(like, under={path!r})"
-    if len(wanted) == 1 and wanted[0].get("dtype") == "int":
+    if [row.get("dtype") for row in wanted] == ["int"]:
         return "The number of a step is given by name: restore(step=...)"
-    return "Restore into the model that was saved, or take over what fits: restore(like, strict=False)"
+    return otherwise
 
 
 def _is_in(row: Row, outer: Row) -> bool:
@@ -87,7 +87,7 @@ def fit(rows: Sequence[Row], wanted: Sequence[Row], likes: Sequence[Any], step: 
             f"restore(strict=False) finds nothing in step {step} that fits:\n  "
             + "\n  ".join(lines)
             + "\n"
-            + hint(rows, wanted)
+            + advice(rows, wanted, "Compare the paths: under= takes the one of a subtree")
         )
     empty = [
         f"{row_path(row)}: {show(like)}"

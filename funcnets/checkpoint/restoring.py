@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from funcnets.checkpoint.describing import Describing
-from funcnets.checkpoint.fitting import Report, fit, hint, subtree
+from funcnets.checkpoint.fitting import Report, advice, fit, subtree
 from funcnets.checkpoint.nets import net_differences
 from funcnets.checkpoint.reading import Stored, read_values, tree_of
 from funcnets.checkpoint.steps import Steps
@@ -49,8 +49,10 @@ class Restoring:
         if lines:
             what = f"what was saved under {self.under!r}" if self.under else "the one saved"
             text += [f"restore takes a tree like {what}; {place} differs from it:", *_indented(lines)]
-        alone = "To go on with another net and the same arrays, leave net= out"
-        raise ValueError("\n".join([*text, hint(rows, self.wanted) if lines else alone]))
+        to_do = "To go on with another net and the same arrays, leave net= out"
+        if lines:
+            to_do = advice(rows, self.wanted, "Restore into what was saved, or what fits: restore(like, strict=False)")
+        raise ValueError("\n".join([*text, to_do]))
 
     def fitting(self, stored: Stored) -> tuple[Any, Report]:
         """The tree with what fits into it, and the report."""

@@ -1,9 +1,9 @@
 """A training run as one would write it, for the tests that end it: python run.py DIRECTORY STEPS [KEEP].
 
-With Dropout, BatchNorm, a schedule and shuffled data, so that a resume has much to get wrong; the losses and the rows of
-each batch are saved too, in arrays that are written to while they are saved. What it has reached is told on its output,
-a line at a time. FAULT="moment,milliseconds,signal,..." in the environment has it send itself the signal that long after
-the moment: "begun 37", "saved 12", "2. saved" or "done".
+With Dropout, BatchNorm, a schedule and shuffled data, so that a resume has much to get wrong; the losses and the rows
+of each batch are saved too, in arrays that are written to while they are saved. What it has reached is told on its
+output, a line at a time. FAULT="moment,milliseconds,signal,..." in the environment has it send itself the signal that
+long after the moment: "begun 37", "saved 12", "2. saved" or "done".
 """
 
 import os

@@ -31,6 +31,7 @@ there; as nothing can be renamed at once there, a step is there when its manifes
 
 from __future__ import annotations
 
+import functools
 import operator
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -138,8 +139,7 @@ class Checkpoints:
         rows, leaves = self._describe(tree)
         arrays = _arrays(rows, leaves)
         rows = with_states(rows, leaves)
-        if self._writer is not None:
-            self._noting(self._writer.wait_written)
+        self.wait()
         self._make_way(step)
         if self._writer is None:
             self._writer = Writer(self._steps, self._keeping.superfluous)
@@ -147,18 +147,17 @@ class Checkpoints:
         description = {"format": FORMAT, "rows": rows, "metrics": stored_metrics, "net": self._config}
         leaving.await_at_exit(self)
         with leaving.unbroken():
-            self._writer.write(step, description, arrays)
+            self._noting(functools.partial(self._writer.write, step, description, arrays))
         return True
 
     def _make_way(self, step: int) -> None:
         """Sets damaged steps aside that are no earlier than the one that is to be saved; raises of others."""
-        begun = () if self._writer is None else self._writer.begun
-        there = sorted({*self._steps.numbers(), *begun})
-        later = {number: self._finding.damage(number) for number in there if number >= step and number not in begun}
-        if step < 0 or step <= max(begun, default=-1) or None in later.values():
+        there = self._steps.numbers()
+        later = {number: self._finding.damage(number) for number in there if number >= step}
+        if step < 0 or None in later.values():
             raise ValueError(
                 f"save takes a step later than those there and not negative, got {step}; {self.directory} has "
-                f"{there}: resume from the newest, or give this run another directory"
+                f"{list(there)}: resume from the newest, or give this run another directory"
             )
         for number, damage in later.items():
             self._finding.forget(number)
@@ -257,9 +256,9 @@ class Checkpoints:
         if self._writer is not None:
             self._noting(self._writer.wait)
 
-    def _noting(self, wait: Callable[[], None]) -> None:
+    def _noting(self, call: Callable[[], None]) -> None:
         try:
-            wait()
+            call()
         except Exception as error:
             error.add_note(f"while writing to {self.directory}; the steps {list(self._steps.numbers())} are there")
             raise

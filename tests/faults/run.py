@@ -7,6 +7,7 @@ long after the moment: "begun 37", "saved 12", "2. saved" or "done".
 """
 
 import os
+import signal
 import sys
 import threading
 
@@ -57,6 +58,7 @@ def train(directory, steps, keep):
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background may be started without
     jax.config.update("jax_compilation_cache_dir", os.environ["CACHE"])
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)

@@ -19,7 +19,7 @@ def check_kills(tmp_path, reference, points):
             most = max(steps, default=0)
             assert len(names(directory)) <= 5  # two that are kept, one more, and two that are half-written or -deleted
             points -= ended.code != 0
-        assert names(directory) == ["21", "24"]  # and no leftovers
+        assert {*names(directory)} in ({"21", "24"}, {"18.deleting", "21", "24"})  # killed after its last save
         if points <= 0:
             return
 

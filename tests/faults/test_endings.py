@@ -116,6 +116,43 @@ def test_an_end_that_is_lost_on_the_way_comes_after_the_next_save(tmp_path):
     check(tmp_path, 1, 2)
 
 
+def test_a_program_that_is_interrupted_again_and_again_may_go_on(tmp_path):
+    program = """
+    import random
+
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    def save_until_interrupted():
+        step = max(checkpoints.steps(), default=0)
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(0.001, 0.05))
+        try:
+            while True:
+                step += 1
+                checkpoints.save(step, {"x": np.full(100, step)})
+                saved.add(step)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+    saved = set()
+    random.seed(0)
+    signal.signal(signal.SIGALRM, interrupt)
+    with fn.Checkpoints(sys.argv[1], keep=None) as checkpoints:
+        checkpoints.save(0, {"x": np.full(100, 0)})
+        for _ in range(40):
+            try:
+                save_until_interrupted()
+            except KeyboardInterrupt:
+                pass
+        assert saved <= set(checkpoints.steps()), saved - set(checkpoints.steps())
+        for step in checkpoints.steps():
+            assert (checkpoints.restore(step=step)["x"] == step).all()
+        print(len(saved) > 20)
+    """
+    ended = run(program, tmp_path, begin="import signal, sys\nimport numpy as np\nimport funcnets as fn\n")
+    assert ended.stdout == "True\n", ended.stderr
+
+
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_a_process_that_is_forked_off_dies_of_sigterm_as_ever(tmp_path, method):
     program = f"""

@@ -60,6 +60,9 @@ T = TypeVar("T")
 class Checkpoints:
     """The checkpoints of one run, in a directory of their own. Leaving the `with` waits for what is being written.
 
+    From the first save to the end of the `with`, SIGTERM and SIGHUP raise SystemExit, so that the program's end is an
+    orderly one; where the program has a handler of its own, that is called as ever.
+
     Args:
       directory: Where the steps are; made by the first save. A relative path is pinned when the object is made.
       keep: How many steps stay: the newest or, with `best`, the best and the newest besides. None keeps all.

@@ -8,9 +8,9 @@ objects with `get_state` and `set_state`. After save(step, tree)
                                     get_state returned for iterators
 
 *A save that returned is kept.* It has taken a snapshot, so the arrays may be donated at once; what is being written
-when the program ends (by its last line, sys.exit, an exception) is written to the end first. A step is on disk whole or
-not at all, so a process killed meanwhile leaves the steps before. A write that fails raises from what is called next: a
-save that is due, wait, a read or close.
+when the program ends (by its last line, sys.exit, an exception, Ctrl-C, SIGTERM or SIGHUP) is written to the end first.
+A step is on disk whole or not at all, so a process that SIGKILL ends leaves the steps before. A write that fails raises
+from what is called next: a save that is due, wait, a read or close.
 
 *Nothing is adapted.* Before any array is read, names, containers, shapes and dtypes are compared with those of `like`,
 and the net with the one saved; one error lists all that differs. What fits only in part is taken over where that is
@@ -31,18 +31,16 @@ there; as nothing can be renamed at once there, a step is there when its manifes
 
 from __future__ import annotations
 
-import atexit
 import functools
 import operator
 import os
-import threading
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Self, TypeVar, overload
 
 import jax
 import numpy as np
 
+from funcnets.checkpoint import leaving
 from funcnets.checkpoint.describing import Describing, with_states
 from funcnets.checkpoint.finding import Finding, warn
 from funcnets.checkpoint.fitting import Report
@@ -61,6 +59,9 @@ T = TypeVar("T")
 
 class Checkpoints:
     """The checkpoints of one run, in a directory of their own. Leaving the `with` waits for what is being written.
+
+    From the first save to the end of the `with`, SIGTERM and SIGHUP raise SystemExit, so that the program's end is an
+    orderly one; where the program has a handler of its own, that is called as ever.
 
     Args:
       directory: Where the steps are; made by the first save. A relative path is pinned when the object is made.
@@ -141,26 +142,25 @@ class Checkpoints:
         rows, leaves = self._describe(tree)
         arrays = _arrays(rows, leaves)
         rows = with_states(rows, leaves)
-        if self._writer is not None:
-            self._noting(self._writer.wait_written)
+        self.wait()
         self._make_way(step)
         if self._writer is None:
             self._writer = Writer(self._steps, self._keeping.superfluous)
-            _awaited_at_exit().add(self)
         self._keeping.enter(step, stored_metrics)
         description = {"format": FORMAT, "rows": rows, "metrics": stored_metrics, "net": self._config}
-        self._writer.write(step, description, arrays)
+        leaving.await_at_exit(self)
+        with leaving.unbroken():
+            self._noting(functools.partial(self._writer.write, step, description, arrays))
         return True
 
     def _make_way(self, step: int) -> None:
         """Sets damaged steps aside that are no earlier than the one that is to be saved; raises of others."""
-        begun = () if self._writer is None else self._writer.begun
-        there = sorted({*self._steps.numbers(), *begun})
-        later = {number: self._finding.damage(number) for number in there if number >= step and number not in begun}
-        if step < 0 or step <= max(begun, default=-1) or None in later.values():
+        there = self._steps.numbers()
+        later = {number: self._finding.damage(number) for number in there if number >= step}
+        if step < 0 or None in later.values():
             raise ValueError(
                 f"save takes a step later than those there and not negative, got {step}; {self.directory} has "
-                f"{there}: resume from the newest, or give this run another directory"
+                f"{list(there)}: resume from the newest, or give this run another directory"
             )
         for number, damage in later.items():
             self._finding.forget(number)
@@ -259,9 +259,9 @@ class Checkpoints:
         if self._writer is not None:
             self._noting(self._writer.wait)
 
-    def _noting(self, wait: Callable[[], None]) -> None:
+    def _noting(self, call: Callable[[], None]) -> None:
         try:
-            wait()
+            call()
         except Exception as error:
             error.add_note(f"while writing to {self.directory}; the steps {list(self._steps.numbers())} are there")
             raise
@@ -270,11 +270,16 @@ class Checkpoints:
         """Waits like `wait`, and frees what writing needs; used again, it opens again."""
         try:
             self.wait()
-        finally:
-            if self._writer is not None:
-                self._writer.close()
-            self._writer = None
-            _awaited_at_exit().discard(self)
+        except Exception:
+            self._let_go()
+            raise
+        self._let_go()  # but not where waiting was interrupted: then the exit waits
+
+    def _let_go(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+        self._writer = None
+        leaving.forget(self)
 
     def __enter__(self) -> Self:
         return self
@@ -300,21 +305,3 @@ def _arrays(rows: Sequence[Row], leaves: Sequence[Any]) -> dict[str, Any]:
             array = np.asarray(leaf) if isinstance(leaf, np.generic) else leaf
             arrays[str(i)] = jax.random.key_data(array) if "impl" in row else array
     return arrays
-
-
-@functools.cache
-def _awaited_at_exit() -> set[Checkpoints]:
-    """Those that are open: the interpreter waits for them before it exits."""
-    opened: set[Checkpoints] = set()
-
-    def finish() -> None:
-        for checkpoints in opened:
-            try:
-                checkpoints.wait()
-            except Exception:  # the others are waited for all the same
-                traceback.print_exc()
-
-    # What atexit runs comes too late: the executors that orbax writes with are shut down by then, and the save is lost.
-    # What threading runs (concurrent.futures asks it to, for just that) comes before, the last to register first.
-    getattr(threading, "_register_atexit", atexit.register)(finish)
-    return opened

@@ -360,57 +360,6 @@ def run(program, *arguments):
     return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
 
 
-def numbers(seed):
-    return np.random.default_rng(seed).random(2_000_000)
-
-
-TWO_SAVES = """
-import os, signal, sys
-import numpy as np
-from funcnets.checkpoint import Checkpoints
-
-def save(step):
-    Checkpoints(sys.argv[1]).save(step, {"x": np.random.default_rng(step).random(2_000_000)})
-
-with Checkpoints(sys.argv[1]) as checkpoints:
-    checkpoints.save(1, {"x": np.random.default_rng(1).random(2_000_000)})
-save(2)
-"""
-
-
-@pytest.mark.parametrize(
-    ("ending", "code", "said"),
-    [("", 0, None), ("sys.exit(3)", 3, None), ("raise RuntimeError('mine')", 1, "RuntimeError: mine")],
-    ids=["last_line", "sys_exit", "exception"],
-)
-def test_a_program_that_ends_writes_to_the_end(tmp_path, ending, code, said):
-    done = run(TWO_SAVES + ending, tmp_path)
-    assert done.returncode == code, done.stderr
-    assert done.stderr.strip().splitlines()[-1:] == ([said] if said else [])
-    with Checkpoints(tmp_path) as checkpoints:
-        assert checkpoints.steps() == (1, 2)
-        np.testing.assert_array_equal(checkpoints.restore()["x"], numbers(2))
-
-
-def test_a_killed_program_leaves_the_step_before(tmp_path):
-    done = run(TWO_SAVES + "os.kill(os.getpid(), signal.SIGKILL)", tmp_path)
-    assert done.returncode == -9, done.stderr
-    with Checkpoints(tmp_path) as checkpoints:
-        assert checkpoints.steps() in ((1,), (1, 2))
-        newest = checkpoints.latest_step
-        np.testing.assert_array_equal(checkpoints.restore()["x"], numbers(newest))
-        assert checkpoints.save(newest + 1, {"x": numbers(newest + 1)})  # over what was left half-written
-        np.testing.assert_array_equal(checkpoints.restore()["x"], numbers(newest + 1))
-
-
-def test_what_writing_failed_with_is_said_at_exit(tmp_path):
-    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, -1))"
-    done = run(TWO_SAVES.replace("save(2)", f"{limit}\nsave(2)"), tmp_path)
-    assert f"while writing to {tmp_path}; the steps [1] are there" in done.stderr
-    with Checkpoints(tmp_path) as checkpoints:
-        assert checkpoints.steps() == (1,)
-
-
 def test_waiting_is_quiet(tmp_path, caplog):
     with Checkpoints(tmp_path) as checkpoints:
         for step in range(3):

@@ -327,6 +327,8 @@ def test_a_program_ends_while_its_thread_runs(block, size):
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT")
 def test_an_interrupt_ends_the_wait_for_a_source_that_blocks():
     program = textwrap.dedent(PROGRAM) + textwrap.dedent("""
+        import signal
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background may be started without
         with fn.train.prefetch(source(1)) as ahead:
             next(ahead)
             print("waits", flush=True)
@@ -336,6 +338,9 @@ def test_an_interrupt_ends_the_wait_for_a_source_that_blocks():
         assert process.stdout.readline() == "waits\n"
         time.sleep(0.2)
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+        try:
+            _, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == -signal.SIGINT
     assert errors.rstrip().endswith("KeyboardInterrupt")

@@ -316,6 +316,7 @@ def same(found, expected):
     return True
 
 
+@pytest.mark.usefixtures("standard_promotion")  # a schedule of optax's mixes dtypes
 @within(3)
 def test_a_run_resumed_to_the_bit(broken_off, left_alone, step=STEP, data=DATA):
     state = fn.Checkpoints(broken_off).resume(start())

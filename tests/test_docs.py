@@ -1,4 +1,4 @@
-"""docs/coming_from.md: our blocks run, one after the other; so do those of each other library, where it is installed."""
+"""docs/coming_from.md: our blocks run, one after the other, and those of each other library where it is installed."""
 
 import importlib.util
 import os

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 import funcnets as fn
 
@@ -40,6 +41,20 @@ read: dict[str, jax.Array] = fn.files.load_tree(pathlib.Path("model.npz"), like=
 whole: fn.Layer = fn.files.from_config(fn.files.load_tree("model.npz")["net"])
 plain, params = fn.bake(net, params, x)
 plain, params, state = fn.bake(net, params, x, state={})
+
+
+def loss(model: Any, batch: jax.Array) -> jax.Array:
+    return jnp.square(model(batch)).mean()
+
+
+adam = optax.adam(1e-3)
+data = fn.train.batches({"x": x}, 1, key, partial="keep")
+step = fn.train.make_step(net, loss, adam, accumulate=2)
+run: fn.train.TrainState = fn.train.create(net, adam, key, x)
+with fn.Checkpoints("runs/typed", keep=2, best=("accuracy", "max")) as checkpoints:
+    run = checkpoints.resume(run)
+    run, metrics = step(run, data[0])
+    saved: bool = checkpoints.save(1, run, metrics={"accuracy": 0.5})
 
 
 class Encoder(fn.Composite):
@@ -79,3 +94,25 @@ fn.params.labels(params, "**")  # pyright: ignore[reportArgumentType]
 fn.params.update(params, {"**": 0.0}, cast=True)  # pyright: ignore[reportCallIssue]
 fn.params.rename(params, {"head": 3})  # pyright: ignore[reportArgumentType]
 fn.params.average(params, weights=0.5)  # pyright: ignore[reportArgumentType]
+
+# Of each sort of call: a misspelt keyword, a wrong type, a missing argument.
+fn.Sequential(layer=[net])  # pyright: ignore[reportCallIssue]
+fn.Sequential(3)  # pyright: ignore[reportArgumentType]
+fn.Repeat(net, 3, shraed=True)  # pyright: ignore[reportCallIssue]
+fn.Repeat(net, "three")  # pyright: ignore[reportArgumentType]
+fn.Repeat(net)  # pyright: ignore[reportCallIssue]
+fn.Ensemble(net, m=3)  # pyright: ignore[reportCallIssue]
+fn.train.make_step(net, loss, adam, acumulate=2)  # pyright: ignore[reportCallIssue]
+fn.train.make_step(net, loss, adam, accumulate="two")  # pyright: ignore[reportArgumentType]
+fn.train.make_step(net, adam, loss)  # pyright: ignore[reportArgumentType]
+fn.train.make_step(net, loss)  # pyright: ignore[reportCallIssue]
+fn.train.create(adam, net, key, x)  # pyright: ignore[reportArgumentType]
+fn.train.batches(x, 8, key, partail="keep")  # pyright: ignore[reportCallIssue]
+fn.train.batches(x, "8")  # pyright: ignore[reportArgumentType]
+fn.train.batches(x, 8, key, partial="kept")  # pyright: ignore[reportArgumentType]
+fn.train.batches(x)  # pyright: ignore[reportCallIssue]
+fn.Checkpoints("runs/typed", keeps=2)  # pyright: ignore[reportCallIssue]
+fn.Checkpoints(3)  # pyright: ignore[reportArgumentType]
+fn.Checkpoints("runs/typed", best=("accuracy", "most"))  # pyright: ignore[reportArgumentType]
+fn.Checkpoints()  # pyright: ignore[reportCallIssue]
+checkpoints.save(run)  # pyright: ignore[reportCallIssue]

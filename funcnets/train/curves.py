@@ -1,0 +1,82 @@
+"""A history as a picture: a panel for each metric, training and evaluation together."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from funcnets.train.history import Floats, History
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_TRAINING, _EVALUATION, _BEST = "#4878a8", "#d1605e", "#2a2a2a"
+_COLUMNS = 3  # panels in a row, at most
+_PIECES = 60  # a running mean is over this part of all steps
+
+
+def drawn(history: History) -> Figure:
+    """The figure that `History.plot` returns."""
+    names = list(dict.fromkeys([*history, *history.evaluations]))
+    if not names or not history.steps.size:
+        raise ValueError("plot takes a history of at least one step with a metric, got none: train first")
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("plotting takes matplotlib: pip install 'funcnets[train]'") from error
+
+    # A figure of no pyplot opens no window, whatever the backend, and is freed like any other object.
+    columns = min(len(names), _COLUMNS)
+    rows = -(-len(names) // columns)
+    figure = Figure(figsize=(max(4.0 * columns, 5.5), 3.4 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).flat
+    for name, axes in zip(names, panels, strict=False):
+        _panel(axes, history, name)
+    for axes in list(figure.axes)[len(names) :]:
+        axes.remove()
+    return figure
+
+
+def _panel(axes: Axes, history: History, name: str) -> None:
+    shown: list[Floats] = []
+    # without an evaluation of its own, it is the means of the training metrics, which the curve shows already
+    evaluated = name in history.evaluations and set(history.evaluations) != set(history)
+    if name in history:
+        shown.append(_curve(axes, history.steps, history[name]))
+    if evaluated:
+        steps, values = history.evaluations.steps, history.evaluations[name]
+        shown.append(values)
+        marker: dict[str, Any] = {"marker": "o", "markersize": 4} if steps.size <= 40 else {}
+        axes.plot(steps, values, color=_EVALUATION, linewidth=1.6, label="evaluation", zorder=3, **marker)
+    if history.criterion is not None and name == history.criterion[0] and history.best_step is not None:
+        label = f"best, {history.best_value:.4g} at step {history.best_step:,}"
+        place = ([history.best_step], [history.best_value])
+        axes.plot(*place, "*", color=_BEST, markersize=11, markeredgecolor="white", label=label, zorder=4)
+    if _spans_orders(np.concatenate(shown)):
+        axes.set_yscale("log")
+    axes.set(title=name, xlabel="step")
+    axes.margins(x=0.02)
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize="small")
+
+
+def _curve(axes: Axes, steps: Any, values: Floats) -> Floats:
+    """Draws what each step gave and, where there are many, their running mean in front; returns what is in front."""
+    width = steps.size // _PIECES
+    if width < 2:
+        axes.plot(steps, values, color=_TRAINING, linewidth=1.4, label="training")
+        return values
+    axes.plot(steps, values, color=_TRAINING, linewidth=0.6, alpha=0.3)
+    total = np.cumsum(np.concatenate([[0.0], values]))
+    means = (total[width:] - total[:-width]) / width
+    label = f"training, mean of {width:,} steps"
+    axes.plot(steps[width - 1 :], means, color=_TRAINING, linewidth=1.6, label=label)
+    return means
+
+
+def _spans_orders(values: Floats) -> bool:
+    finite = values[np.isfinite(values)]
+    return bool(finite.size and finite.min() > 0 and finite.max() > 100 * finite.min())

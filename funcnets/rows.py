@@ -27,10 +27,11 @@ _PLAIN: dict[str, Callable[[str], Any]] = {
 }  # fmt: skip
 
 
-def rows_of(node: Any, path: tuple[str | int, ...] = ()) -> Iterator[Row]:
+def rows_of(node: Any, path: tuple[str | int, ...] = (), *, what: str = "a checkpoint") -> Iterator[Row]:
+    """The rows of a tree; a leaf that it cannot have is an error that speaks of what takes the tree."""
     if isinstance(node, Value):
         raise TypeError(
-            f"a checkpoint takes arrays; {row_path({'path': path})} is {node!r:.60}, a value without any: save its "
+            f"{what} takes arrays; {row_path({'path': path})} is {node!r:.60}, a value without any: save its "
             "parameters, and the net itself as fn.files.to_config(net)"
         )
     children = jax.tree.leaves_with_path(node, is_leaf=lambda inner: inner is not node)
@@ -38,17 +39,18 @@ def rows_of(node: Any, path: tuple[str | int, ...] = ()) -> Iterator[Row]:
         yield {"path": path, "type": type(node).__name__, "size": len(children)}
         for (entry, *_), child in children:
             name = getattr(entry, "idx", getattr(entry, "key", getattr(entry, "name", entry)))
-            yield from rows_of(child, (*path, name if isinstance(name, str | int) else str(name)))
+            yield from rows_of(child, (*path, name if isinstance(name, str | int) else str(name)), what=what)
     elif type(node) in (bool, int, float, complex, str):
         yield {"path": path, "dtype": type(node).__name__, "value": node if isinstance(node, str) else repr(node)}
     elif isinstance(node, jax.Array | jax.ShapeDtypeStruct) and jnp.issubdtype(node.dtype, jax.dtypes.prng_key):
         impl = str(jax.random.key_impl(node)) if isinstance(node, jax.Array) else None
         yield {"path": path, "dtype": str(node.dtype), "shape": list(node.shape), "impl": impl}
     else:
-        dtype = np.dtype(getattr(node, "dtype", object))
+        # a masked array is no array: what is written would lack its mask
+        dtype = np.dtype(object if isinstance(node, np.ma.MaskedArray) else getattr(node, "dtype", object))
         if dtype.kind != "b" and not jnp.issubdtype(dtype, np.number):
             raise TypeError(
-                "a checkpoint takes arrays of numbers, PRNG keys, bool, int, float, complex and str; "
+                f"{what} takes arrays of numbers, PRNG keys, bool, int, float, complex and str; "
                 f"{row_path({'path': path})} is {type(node).__name__}: leave it out, or make an array of it"
             )
         # with 32 bits only, a spec of float64 stands for what JAX makes of it
@@ -56,24 +58,36 @@ def rows_of(node: Any, path: tuple[str | int, ...] = ()) -> Iterator[Row]:
         yield {"path": path, "dtype": dtype.name, "shape": list(node.shape)}
 
 
+def check_held(row: Row, leaf: Any, what: str) -> None:
+    """Raises for a leaf that holds nothing to save: an array that was donated, or a spec."""
+    if isinstance(leaf, jax.ShapeDtypeStruct) or (isinstance(leaf, jax.Array) and leaf.is_deleted()):
+        raise ValueError(
+            f"{what} takes arrays that hold something; {row_path(row)} is a {type(leaf).__name__} that was donated, or "
+            "a spec: save what the step returned, not what it was given"
+        )
+
+
 def leaf_rows(rows: Sequence[Row]) -> list[Row]:
+    """Those of leaves, in the order of the leaves."""
     return [row for row in rows if "dtype" in row]
 
 
 def row_path(row: Row) -> str:
+    """A node's path, as messages name it."""
     # {"1": x} and {1: x} are two trees
     names = [repr(name) if isinstance(name, str) and name.isdigit() else str(name) for name in row["path"]]
     return "/".join(names) or "the tree"
 
 
-def differences(checkpoint: Sequence[Row], model: Sequence[Row]) -> list[str]:
-    stored, wanted = ({tuple(row["path"]): row for row in rows} for rows in (checkpoint, model))
+def differences(saved: Sequence[Row], model: Sequence[Row], what: str = "checkpoint") -> list[str]:
+    """The lines that say where a saved tree, which is called so, and the model's are not alike."""
+    stored, wanted = ({tuple(row["path"]): row for row in rows} for rows in (saved, model))
     lines: list[str] = []
     for path, row in (stored | wanted).items():
         old, new = stored.get(path), wanted.get(path)
         lacking = None in (old, new) and row.get("size")  # what one side lacks shows in its leaves
         if _text(old) != _text(new) and not lacking:
-            lines.append(f"{row_path(row)}: checkpoint {_text(old)}, model {_text(new)}")
+            lines.append(f"{row_path(row)}: {what} {_text(old)}, model {_text(new)}")
     return lines
 
 
@@ -97,6 +111,7 @@ def nested(rows: Iterator[Row], leaves: Iterator[Any]) -> tuple[Any, Any]:
 
 
 def is_stored(row: Row) -> bool:
+    """Whether it is an array with something in it."""
     return "shape" in row and 0 not in row["shape"]
 
 
@@ -107,6 +122,7 @@ def placed(like: Any) -> Any:
 
 
 def restored(row: Row, data: Any, like: Any) -> Any:
+    """A leaf of its row and its data, None where nothing is stored: where and of the kind that `like` is."""
     if "value" in row:
         return _PLAIN[row["dtype"]](row["value"])
     if "impl" in row:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
-from funcnets.shapes import names_of, near
+from funcnets.shapes import listed, names_of, near
 from funcnets.values import Value, code
 
 V = TypeVar("V")
@@ -113,7 +113,7 @@ def chosen(
             hint = f" (all that is in it is '{pattern}/**')" if inside else near(pattern, paths)
             raise ValueError(
                 f"the pattern {code(pattern)} matches no {what}{hint}; there are "
-                f"{', '.join(repr(path) for path in paths[:12]) or 'none'}{', ...' if len(paths) > 12 else ''}"
+                f"{listed([repr(path) for path in paths]) or 'none'}"
             )
     for before, pattern in itertools.combinations(rules, 2):
         if _covers(before, pattern) and not _is_same(rules[before], rules[pattern]):

@@ -77,6 +77,11 @@ def describe(value: Value) -> str:
     return short(" ".join(text.split()), 100) + (f" (built at {place})" if place else "")
 
 
+def listed(names: Sequence[str], most: int = 12) -> str:
+    """The first names, and dots for the rest."""
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
 def near(name: object, names: Iterable[str]) -> str:
     """` (did you mean 'hidden'?)` where a name is close to one of these."""
     close = difflib.get_close_matches(str(name), list(names), 1)

@@ -1561,7 +1561,7 @@ def batches_of_unequal_lengths():
     where="dense_0/bias: checkpoint",
     takes="restore takes a tree like the one saved",
     got=r"dense_0/kernel: checkpoint float32\[8,16\], model float32\[8,8\]",
-    do="Restore into the model that was saved",
+    do="Restore into what was saved, or what fits",
 )
 def checkpoint_of_another_net(directory):
     with fn.Checkpoints(directory) as checkpoints:
@@ -1579,6 +1579,41 @@ def checkpoint_of_another_net(directory):
 def checkpoint_of_a_net(directory):
     with fn.Checkpoints(directory) as checkpoints:
         checkpoints.save(0, {"net": MLP, "params": PARAMS})
+
+
+@mistake(
+    ValueError,
+    where="dense_0/bias: file",
+    takes="load_tree takes a tree like the one saved",
+    got=r"dense_0/kernel: file float32\[8,16\], model float32\[8,8\]",
+    do="Load into the model that was saved",
+)
+def file_of_another_net(directory):
+    fn.files.save_tree(f"{directory}.npz", PARAMS)
+    fn.files.load_tree(f"{directory}.npz", NORMED.init(KEY, X))
+
+
+@mistake(
+    TypeError,
+    where=r"save_tree\(path, tree\)",
+    takes="takes the name of a file first",
+    got=r"got \{'dense_0': \{'kernel': float32",
+    do=r"a string or pathlib\.Path",
+)
+def tree_before_the_name_of_its_file():
+    fn.files.save_tree(PARAMS, "model.npz")
+
+
+@mistake(
+    ValueError,
+    where=r"\.npz is an archive without",
+    takes="load_tree reads what save_tree wrote",
+    got=r"without a tree\.json",
+    do=r"read with numpy\.load",
+)
+def file_of_numpy(directory):
+    np.savez(f"{directory}.npz", x=X)
+    fn.files.load_tree(f"{directory}.npz")
 
 
 @mistake(

@@ -3,6 +3,7 @@ functions.
 """
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,10 @@ import numpy as np
 import optax
 import pytest
 from catalogue import floats
+from jax.test_util import check_grads
 
 import funcnets as fn
+from funcnets import train
 
 KEY = jax.random.key(0)
 X = jnp.asarray(floats(2, 20))
@@ -415,6 +418,366 @@ def test_t21_layers_in_a_list_cannot_be_lost():
         MySequential([[fn.Dense(8)], fn.Dense(4)])
 
 
+# T22: arrays to and from disk
+
+
+def test_t22_an_array_a_list_and_a_dict_to_and_from_disk(tmp_path):
+    x, y = jnp.arange(4), jnp.zeros(4)
+    for name, tree in (("x.npz", x), ("xy.npz", [x, y]), ("named.npz", {"x": x, "y": y})):
+        fn.files.save_tree(tmp_path / name, tree)
+        found = fn.files.load_tree(tmp_path / name)
+        assert jax.tree.structure(found) == jax.tree.structure(tree)
+        assert jax.tree.all(jax.tree.map(jnp.array_equal, found, tree))
+    np.testing.assert_array_equal(np.load(tmp_path / "named.npz")["x"], x)  # the file is NumPy's own
+
+
+# T23: parameters to and from disk
+
+
+def build():
+    return fn.Sequential(("hidden", fn.Dense(256)), jax.nn.relu, ("output", fn.Dense(10)))
+
+
+def test_t23_parameters_from_a_file_into_a_net_that_is_built_again(tmp_path):
+    net = build()
+    params = net.init(KEY, X)
+    fn.files.save_tree(tmp_path / "mlp.params", params)
+
+    clone = build()
+    like = jax.eval_shape(clone.init, KEY, X)  # shapes alone: nothing is drawn
+    loaded = fn.files.load_tree(tmp_path / "mlp.params", like)
+    assert (clone.apply(loaded, X) == net.apply(params, X)).all()
+
+    wider = fn.rewrite.replace(clone, {"hidden": {"features": 300}})
+    with pytest.raises(ValueError, match=r"hidden/bias: file float32\[256\], model float32\[300\]"):
+        fn.files.load_tree(tmp_path / "mlp.params", jax.eval_shape(wider.init, KEY, X))
+
+
+def test_t23_the_net_and_its_parameters_in_one_file_that_runs_no_code(tmp_path):
+    net = build()
+    params = net.init(KEY, X)
+    fn.files.save_tree(tmp_path / "mlp.npz", {"net": fn.files.to_config(net), "params": params})
+
+    found = fn.files.load_tree(tmp_path / "mlp.npz")
+    clone = fn.files.from_config(found["net"])
+    assert clone == net
+    assert (clone.apply(found["params"], X) == net.apply(params, X)).all()
+
+    found["net"]["net"]["layers"][1] = {"function": "os.system"}  # names are looked up, never imported
+    with pytest.raises(ValueError, match="'os.system' is not registered"):
+        fn.files.from_config(found["net"])
+
+
+# T24: checkpoints in a long training
+
+
+def test_t24_a_run_that_crashed_goes_on_where_it_was(tmp_path):
+    net = fn.Sequential(fn.Dense(16), jax.nn.relu, fn.Dropout(0.1), fn.Dense(1))
+    data = train.batches({"x": floats(40, 5), "y": floats(40, 1, seed=1)}, 8, jax.random.key(1))
+    optimizer = optax.sgd(1e-2, momentum=0.9)
+    step = train.make_step(net, lambda model, batch: jnp.square(model(batch["x"]) - batch["y"]).mean(), optimizer)
+
+    def run(directory, crash_at=None):
+        state = train.create(net, optimizer, KEY, floats(1, 5))
+        with fn.Checkpoints(directory, keep=2, every=10) as checkpoints:
+            state = checkpoints.resume(state)
+            for i in range(int(state.step), 40):
+                if i == crash_at:
+                    raise RuntimeError("the power went")
+                state, _ = step(state, data[i])
+                checkpoints.save(i + 1, state)
+        return state
+
+    with pytest.raises(RuntimeError, match="the power went"):
+        run(tmp_path / "crashed", crash_at=35)
+    assert fn.Checkpoints(tmp_path / "crashed").steps() == (20, 30)
+    resumed, whole = run(tmp_path / "crashed"), run(tmp_path / "whole")
+    assert int(resumed.step) == int(whole.step) == 40
+    assert (resumed.key == whole.key).all()
+    for part in ("params", "opt_state"):
+        assert jax.tree.all(jax.tree.map(jnp.array_equal, getattr(resumed, part), getattr(whole, part)))
+
+
+# T27: learn by hand in NumPy, then hand over one piece at a time
+
+
+def targets_to_learn_by_heart():
+    """64 examples of 1000 numbers each, and 10 random targets for each of them."""
+    return floats(64, 1000, seed=10), floats(64, 10, seed=20)
+
+
+def first_weights():
+    return floats(1000, 100, seed=2), floats(100, 10, seed=3)
+
+
+def losses_of(step, *weights, steps=500):
+    losses = []
+    for _ in range(steps):
+        loss, *weights = step(*weights)
+        losses.append(float(loss))
+    return np.array(losses)
+
+
+def step_in_numpy(x, y, w1, w2):
+    hidden = x @ w1
+    active = np.maximum(hidden, 0)
+    error = active @ w2 - y
+    loss = np.square(error).sum()
+
+    error_grad = 2 * error
+    w2_grad = active.T @ error_grad
+    hidden_grad = (error_grad @ w2.T) * (hidden > 0)
+    w1_grad = x.T @ hidden_grad
+    return loss, w1 - 1e-6 * w1_grad, w2 - 1e-6 * w2_grad
+
+
+@jax.jit
+def step_in_jax(x, y, w1, w2):
+    hidden = x @ w1
+    active = jnp.maximum(hidden, 0)
+    error = active @ w2 - y
+    loss = jnp.square(error).sum()
+
+    error_grad = 2 * error
+    w2_grad = active.T @ error_grad
+    hidden_grad = jnp.where(hidden > 0, error_grad @ w2.T, 0)
+    w1_grad = x.T @ hidden_grad
+    return loss, w1 - 1e-6 * w1_grad, w2 - 1e-6 * w2_grad
+
+
+@jax.jit
+def step_by_grad(x, y, w1, w2):
+    def loss_of(weights):
+        w1, w2 = weights
+        return jnp.square(jnp.maximum(x @ w1, 0) @ w2 - y).sum()
+
+    loss, (w1_grad, w2_grad) = jax.value_and_grad(loss_of)((w1, w2))
+    return loss, w1 - 1e-6 * w1_grad, w2 - 1e-6 * w2_grad
+
+
+two_layers = fn.Sequential(fn.Dense(100, use_bias=False), jax.nn.relu, fn.Dense(10, use_bias=False))
+
+
+@jax.jit
+def step_of_layers(x, y, params):
+    def loss_of(params):
+        return jnp.square(two_layers.apply(params, x) - y).sum()
+
+    loss, grads = jax.value_and_grad(loss_of)(params)
+    return loss, jax.tree.map(lambda p, g: p - 1e-6 * g, params, grads)
+
+
+@jax.jit
+def step_with_a_loss_of_optax(x, y, params):
+    def loss_of(params):
+        return optax.losses.squared_error(two_layers.apply(params, x), y).sum()
+
+    loss, grads = jax.value_and_grad(loss_of)(params)
+    return loss, jax.tree.map(lambda p, g: p - 1e-6 * g, params, grads)
+
+
+def sum_of_squares(model, batch):
+    return optax.losses.squared_error(model(batch["x"]), batch["y"]).sum()
+
+
+def test_t27_from_numpy_by_hand_to_optax_with_the_same_losses():
+    x, y = targets_to_learn_by_heart()
+    w1, w2 = first_weights()
+    params = {"dense_0": {"kernel": w1}, "dense_1": {"kernel": w2}}
+    optimizer = optax.sgd(1e-6)
+    state = train.create(two_layers, optimizer, KEY, x, params=params)
+    compiled = train.make_step(two_layers, sum_of_squares, optimizer)
+
+    def step_of_optax(state):
+        state, metrics = compiled(state, {"x": x, "y": y})
+        return metrics["loss"], state
+
+    stages = {
+        "numpy": losses_of(functools.partial(step_in_numpy, x, y), w1, w2),
+        "jax arrays": losses_of(functools.partial(step_in_jax, x, y), w1, w2),
+        "jax.grad": losses_of(functools.partial(step_by_grad, x, y), w1, w2),
+        "layers": losses_of(functools.partial(step_of_layers, x, y), params),
+        "losses": losses_of(functools.partial(step_with_a_loss_of_optax, x, y), params),
+        "optax": losses_of(step_of_optax, state),
+    }
+    for losses in stages.values():
+        assert 1e7 < losses[0] < 1e8
+        assert 1e-6 < losses[-1] < 1e-4  # the order of what 32 bits can tell of targets of order 1
+    for before, after in itertools.pairwise(stages.values()):
+        np.testing.assert_allclose(after[:200], before[:200], rtol=1e-3)  # one after the other: rounding adds up
+        np.testing.assert_allclose(after, before, rtol=0.05)  # the last are sums of squared roundings
+
+
+# T28: a gradient
+
+
+def test_t28_the_gradient_of_a_mean():
+    def mean(x):
+        z = 3 * (x + 2) ** 2
+        return z.mean()
+
+    assert mean(jnp.ones((2, 2))) == 27
+    assert (jax.grad(mean)(jnp.ones((2, 2))) == 4.5).all()
+
+
+# T29: a function with a derivative of its own
+
+
+@jax.custom_vjp
+def my_exp(x):
+    return jnp.exp(x)
+
+
+def my_exp_forward(x):
+    y = jnp.exp(x)
+    return y, y  # the output, and what the way back needs
+
+
+def my_exp_backward(y, grad):
+    return (grad * y,)
+
+
+my_exp.defvjp(my_exp_forward, my_exp_backward)
+
+
+@jax.custom_vjp
+def my_relu(x):
+    return jnp.maximum(x, 0)
+
+
+def my_relu_forward(x):
+    return jnp.maximum(x, 0), x
+
+
+def my_relu_backward(x, grad):
+    return (jnp.where(x > 0, grad, 0),)
+
+
+my_relu.defvjp(my_relu_forward, my_relu_backward)
+
+
+def test_t29_functions_with_derivatives_of_their_own_are_layers():
+    net = fn.Sequential(fn.Dense(8), my_relu, fn.Dense(3), my_exp)
+    params = net.init(KEY, X)
+    assert set(params) == {"dense_0", "dense_1"}
+    jaxs = fn.rewrite.replace(net, {my_relu: lambda _: jax.nn.relu, my_exp: lambda _: jnp.exp})
+    assert (net.apply(params, X) == jaxs.apply(params, X)).all()
+    mine, theirs = (jax.jit(jax.grad(lambda p, net=net: net.apply(p, X).sum()))(params) for net in (net, jaxs))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), mine, theirs)
+    check_grads(lambda p: net.apply(p, X), (params,), order=1, modes="rev", rtol=1e-2)
+
+    steep = jax.custom_vjp(jnp.exp)  # the derivative is the one that is given, here twice the true one
+    steep.defvjp(my_exp_forward, lambda y, grad: (2 * grad * y,))
+    steeper = fn.rewrite.replace(net, {my_exp: lambda _: steep})
+    doubled = jax.grad(lambda p: steeper.apply(p, X).sum())(params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, 2 * b, rtol=1e-5), doubled, mine)
+
+
+def test_t29_a_net_learns_through_a_function_of_ones_own():
+    x, y = targets_to_learn_by_heart()
+    w1, w2 = first_weights()
+    params = {"dense_0": {"kernel": w1}, "dense_1": {"kernel": w2}}
+    net = fn.rewrite.replace(two_layers, {jax.nn.relu: lambda _: my_relu})
+
+    @jax.jit
+    def step(params):
+        loss, grads = jax.value_and_grad(lambda p: jnp.square(net.apply(p, x) - y).sum())(params)
+        return loss, jax.tree.map(lambda p, g: p - 1e-6 * g, params, grads)
+
+    expected = losses_of(functools.partial(step_of_layers, x, y), params, steps=200)
+    np.testing.assert_allclose(losses_of(step, params, steps=200), expected, rtol=1e-3)
+
+
+# T30: layers, a loss and an update by hand
+
+
+def regression_net():
+    return fn.Sequential(
+        fn.Dense(100, kernel_init=fn.initializers.TorchKernel()),
+        jax.nn.relu,
+        fn.Dense(10, kernel_init=fn.initializers.TorchKernel()),
+    )
+
+
+def losses_by_hand(x, y):
+    net = regression_net()
+
+    @jax.jit
+    def step(params):
+        def loss_of(params):
+            return optax.losses.squared_error(net.apply(params, x), y).sum()
+
+        loss, grads = jax.value_and_grad(loss_of)(params)
+        return loss, jax.tree.map(lambda p, g: p - 1e-4 * g, params, grads)
+
+    return losses_of(step, net.init(KEY, x))
+
+
+def test_t30_layers_a_loss_and_an_update_by_hand():
+    losses = losses_by_hand(*targets_to_learn_by_heart())
+    assert 5e2 < losses[0] < 1e3
+    assert 1e-7 < losses[-1] < 3e-5
+
+
+# T31: optimisers
+
+
+def losses_by(optimizer, x, y):
+    net = regression_net()
+    state = train.create(net, optimizer, KEY, x)
+    step = train.make_step(net, sum_of_squares, optimizer)
+    losses = []
+    for _ in range(500):
+        state, metrics = step(state, {"x": x, "y": y})
+        losses.append(float(metrics["loss"]))
+    return np.array(losses)
+
+
+def test_t31_sgd_momentum_and_adam():
+    x, y = targets_to_learn_by_heart()
+    with jax.numpy_dtype_promotion("standard"):  # optax relies on it
+        sgd, momentum, adam = (
+            losses_by(optimizer, x, y)
+            for optimizer in (optax.sgd(1e-4), optax.sgd(1e-4, momentum=0.9), optax.adam(1e-4))
+        )
+    by_hand = losses_by_hand(x, y)
+    np.testing.assert_allclose(sgd[:300], by_hand[:300], rtol=1e-3)
+    assert 0.5 < sgd[-1] / by_hand[-1] < 2
+    assert momentum[100] < sgd[100] < adam[100]  # who is quick to start
+    assert momentum[-1] < adam[-1] < 1e-7 < sgd[-1] < 3e-5  # and who gets far
+
+
+def momentum_by_hand(trace, grad, i):
+    trace = 0.9 * trace + grad
+    return trace, -1e-2 * trace
+
+
+def adam_by_hand(moments, grad, i):
+    mean, square = moments
+    mean, square = 0.9 * mean + 0.1 * grad, 0.999 * square + 0.001 * grad**2
+    return (mean, square), -1e-2 * (mean / (1 - 0.9**i)) / (np.sqrt(square / (1 - 0.999**i)) + 1e-8)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "by_hand", "start"),
+    [(optax.sgd(1e-2, momentum=0.9), momentum_by_hand, 0.0), (optax.adam(1e-2), adam_by_hand, (0.0, 0.0))],
+    ids=["momentum", "adam"],
+)
+def test_t31_an_optimiser_takes_the_steps_of_its_formula(optimizer, by_hand, start):
+    net, x = fn.Dense(1, use_bias=False), floats(16, 5)
+    y = np.float32(x @ floats(5, 1, seed=1))
+    kernel = floats(5, 1, seed=2)
+    with jax.numpy_dtype_promotion("standard"):  # optax relies on it
+        state = train.create(net, optimizer, KEY, x, params={"kernel": kernel})
+        step = train.make_step(net, lambda model, batch: jnp.square(model(x) - y).mean(), optimizer)
+        memory = start
+        for i in range(1, 21):
+            state, _ = step(state, None)
+            memory, update = by_hand(memory, 2 / 16 * x.T @ (x @ kernel - y), i)
+            kernel = kernel + update
+            np.testing.assert_allclose(state.params["kernel"], kernel, rtol=1e-4, atol=1e-6)
+
+
 # T32: hooks
 
 
@@ -471,21 +834,56 @@ def test_t33_dynamic_depth_by_a_python_loop_and_by_fori_loop():
         np.testing.assert_allclose(dynamic.apply(params, X, depth), traced, rtol=1e-5, atol=1e-6)
 
 
+@fn.compose(first=fn.Dense(16), middle=fn.Dense(16), last=fn.Dense(1))
+def dynamic_and_trained(m, x, depth):
+    def once_more(carry):
+        done, x = carry
+        return done + 1, jax.nn.relu(m.middle(x))
+
+    x = jax.nn.relu(m.first(x))
+    _, x = fn.bounded_while(lambda carry: carry[0] < depth, once_more, (0, x), 3)  # with gradients, to a depth of 3
+    return m.last(x)
+
+
+def test_t33_the_middle_layer_has_one_set_of_weights_whose_gradients_add():
+    params = dynamic.init(KEY, X, 2)
+    middle = params["middle"]
+
+    def unrolled(middles):
+        x = jax.nn.relu(fn.Dense(16).apply(params["first"], X))
+        for layer in middles:
+            x = jax.nn.relu(fn.Dense(16).apply(layer, x))
+        return fn.Dense(1).apply(params["last"], x).sum()
+
+    for depth in range(4):
+        grads = jax.grad(unrolled)([middle] * depth)
+        expected = jax.tree.map(
+            lambda *each: sum(each, jnp.zeros_like(each[0])), jax.tree.map(jnp.zeros_like, middle), *grads
+        )
+        for net, steps in ((dynamic, depth), (dynamic_and_trained, jnp.int32(depth))):
+            found = jax.grad(lambda p, net=net, steps=steps: net.apply(p, X, steps).sum())(params)["middle"]
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found, expected)
+
+
 def test_t33_dynamic_depth_trains_by_momentum():
     x = floats(64, 5)
     y = np.sin(x.sum(-1, keepdims=True))
-    params = dynamic.init(KEY, x, 1)
     optimizer = optax.sgd(1e-2, momentum=0.9)
-    opt_state = optimizer.init(params)
 
-    @functools.partial(jax.jit, static_argnums=2)
-    def step(params, opt_state, depth):
-        loss, gradients = jax.value_and_grad(lambda p: jnp.mean((dynamic.apply(p, x, depth) - y) ** 2))(params)
-        updates, opt_state = optimizer.update(gradients, opt_state)
-        return optax.apply_updates(params, updates), opt_state, loss
+    def step_of(net, depth=None):
+        def loss(model, given):
+            return jnp.square(model(x, given if depth is None else depth) - y).mean()
 
+        return train.make_step(net, loss, optimizer)
+
+    bounded = step_of(dynamic_and_trained)  # compiled once, for any depth
+    python = [step_of(dynamic, depth) for depth in range(4)]  # compiled once a depth
+    state = train.create(dynamic_and_trained, optimizer, KEY, x, jnp.int32(1))
+    other = train.create(dynamic, optimizer, KEY, x, 1)
     losses = []
     for depth in np.random.default_rng(0).integers(0, 4, 200):
-        params, opt_state, loss = step(params, opt_state, int(depth))
-        losses.append(float(loss))
+        state, metrics = bounded(state, jnp.int32(depth))
+        other, expected = python[depth](other, None)
+        np.testing.assert_allclose(metrics["loss"], expected["loss"], rtol=1e-3)
+        losses.append(float(metrics["loss"]))
     assert np.mean(losses[-20:]) < 0.5 * losses[0]

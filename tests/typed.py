@@ -3,6 +3,7 @@ ignore that ignores nothing is one too.
 """
 # pyright: reportUnnecessaryTypeIgnoreComment=true, reportUnusedExpression=false, reportUnknownMemberType=false
 
+import pathlib
 from typing import Any
 
 import jax
@@ -34,6 +35,9 @@ kernels, rest = fn.params.split(params, ("**/kernel", fn.LayerNorm, fn.params.fr
 decayed = fn.params.labels(params, {("**/bias", fn.Dense): False, "**": True}, net=net)
 changed = fn.params.update(fn.params.merge(kernels, rest), {"head/kernel": lambda w: w.at[0, 0].set(42.0), "**": 0.0})
 size: int = fn.params.count(changed) + fn.params.nbytes(changed) + len(fn.params.difference(params, changed).missing)
+fn.files.save_tree("model.npz", {"net": fn.files.to_config(net), "params": params})
+read: dict[str, jax.Array] = fn.files.load_tree(pathlib.Path("model.npz"), like={"a": x})
+whole: fn.Layer = fn.files.from_config(fn.files.load_tree("model.npz")["net"])
 plain, params = fn.bake(net, params, x)
 plain, params, state = fn.bake(net, params, x, state={})
 

@@ -2,18 +2,32 @@
 optax's.
 """
 
+from funcnets.train.averaging import averaged as averaged
+from funcnets.train.averaging import ema as ema
+from funcnets.train.compilation import cache_compilations as cache_compilations
 from funcnets.train.data import Batches as Batches
 from funcnets.train.data import batches as batches
-from funcnets.train.step import TrainState as TrainState
-from funcnets.train.step import create as create
-from funcnets.train.step import evaluate as evaluate
+from funcnets.train.evaluation import evaluate as evaluate
+from funcnets.train.prefetching import Prefetch as Prefetch
+from funcnets.train.prefetching import prefetch as prefetch
+from funcnets.train.scaling import scale_loss as scale_loss
+from funcnets.train.state import TrainState as TrainState
+from funcnets.train.state import create as create
+from funcnets.train.step import Step as Step
 from funcnets.train.step import make_step as make_step
 
 __all__ = [
     "Batches",
+    "Prefetch",
+    "Step",
     "TrainState",
+    "averaged",
     "batches",
+    "cache_compilations",
     "create",
+    "ema",
     "evaluate",
     "make_step",
+    "prefetch",
+    "scale_loss",
 ]

@@ -6,283 +6,270 @@
     state, metrics = step(state, batch)
 
 `loss(model, batch)` gets the net bound to its parameters, state and key in training mode, and returns a scalar, or a
-scalar and a dict of metrics. All that a run is stands in the state, so a run that is saved and resumed is the same run.
+scalar and a dict of metrics. All that a run is stands in the state, so a run that is saved and resumed is the same run:
+what a step remembers besides the net's parameters and state is the optimiser's. That is where the rest is composed.
+
+    optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))    gradients clipped
+    optax.chain(optax.adamw(1e-3), train.ema(0.999))                  a moving average of the parameters
+    optax.apply_if_finite(optimizer, 1000)                            steps with NaN or infinite gradients skipped
+    train.scale_loss(optimizer)                                       the loss scaled, for float16
+    optax.MultiSteps(optimizer, 4)                                    gradients of several batches in an update
+    {"generator/**": optimizer, "critic/**": another}                 several, each for its part
 """
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from funcnets.bound import Bound
 from funcnets.layer import Layer
-from funcnets.params import frozen
-from funcnets.plan import check_tree
-from funcnets.random import run_key
-from funcnets.record import KINDS
-from funcnets.shapes import Tree, entry, flat, is_array, mapped, show
-from funcnets.values import holds_nothing
+from funcnets.shapes import Tree, is_array, show
+from funcnets.train.arguments import check_count, check_metrics, check_net
+from funcnets.train.parts import (
+    Loss,
+    Turn,
+    as_parts,
+    as_turns,
+    check_losses,
+    check_opt_state,
+    hidden,
+    owned,
+    owners,
+    part_state,
+    shown,
+    with_part_state,
+)
+from funcnets.train.scaling import loss_scale, scaled_by, skipping
+from funcnets.train.state import TrainState, check_state, devices_of
 
 if TYPE_CHECKING:
     import optax
 
-Loss = Callable[[Bound, Any], Any]
-Measure = Callable[[Bound, Any], dict[str, jax.Array]]
+Metrics = dict[str, jax.Array]
+_Moving = tuple[Tree, Tree, Any, jax.Array]  # params, state, opt_state, step
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class TrainState:
-    """What a training run is at one moment; a pytree.
+class Step:
+    """A compiled function (state, batch) → (new state, metrics); see `make_step`.
 
     Attributes:
-      params: The net's parameters.
-      state: The net's state (running statistics).
-      opt_state: The optimiser's state, of the parameters that no `Freeze` holds.
-      step: How many steps were taken, int32[].
-      key: The key that each step folds its number into.
+      steps_per_call: How many steps a call takes.
     """
 
-    params: Tree
-    state: Tree
-    opt_state: Any
-    step: jax.Array
-    key: jax.Array
+    def __init__(self, advance: Callable[..., tuple[_Moving, Metrics]], steps_per_call: int) -> None:
+        self.steps_per_call = steps_per_call
+        self._advance = advance
+        self._compiled = jax.jit(advance, donate_argnums=0)
+        self._placed: dict[Any, Callable[..., tuple[_Moving, Metrics]]] = {}
 
-
-def create(
-    net: Layer,
-    optimizer: optax.GradientTransformation,
-    key: jax.Array,
-    *sample: Any,
-    params: Tree = None,
-    state: Tree = None,
-    **kwargs: Any,
-) -> TrainState:
-    """A state before the first step.
-
-    Parameters that a `Freeze` in the net holds are kept from the optimiser: they take none of its memory, and none of
-    its decay. It sees the tree with `optax.MaskedNode`s in their places, so a mask or labels (`fn.params.labels`) of
-    the whole tree serve as they are.
-
-    Args:
-      net: The net to train.
-      optimizer: An optax optimiser.
-      key: For the initial parameters, `net.init(key, *sample)`, and for the randomness of all steps.
-      *sample: Inputs of the net, or their specs.
-      params: Parameters to start from, in place of initial ones. They are copied: a step reuses its state's buffers.
-      state: The net's state to start from, likewise.
-
-    Raises:
-      TypeError: A parameter that is no floating number.
-      ValueError: Parameters or a state that are not this net's.
-    """
-    _check_net("create", net)
-    _check_optimizer(optimizer)
-    plan = net.plan(*sample, **kwargs)
-    for kind, given in zip(KINDS, (params, state), strict=True):
-        if given is not None:
-            check_tree(plan, kind, given)
-    params = net.init(key, *sample, **kwargs) if params is None else jax.tree.map(jnp.array, params)
-    state = net.init_state(*sample, **kwargs) if state is None else jax.tree.map(jnp.array, state)
-    is_frozen = frozen(net)
-    for path, leaf in flat(params):
-        if not jnp.issubdtype(leaf.dtype, jnp.inexact) and not is_frozen(path):
-            raise TypeError(
-                f"parameters are floating numbers, which an optimiser moves; {path} is {show(leaf)}: declare it among "
-                "the layer's states, make it a Constant, or put the layer in a Freeze"
+    def __call__(self, state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
+        check_state("step", state)
+        devices = devices_of(state)
+        if devices == 0:
+            raise ValueError(
+                "this state was consumed by an earlier step, which reused its buffers: go on with the state that it "
+                "returned, state, metrics = step(state, batch), or give it a copy, jax.tree.map(jnp.copy, state)"
             )
-    return TrainState(params, state, optimizer.init(_learned(net, params)), jnp.zeros((), jnp.int32), run_key(key))
+        compiled = self._compiled if devices == 1 else self._for(state)
+        moved, metrics = compiled(_moving(state), state.key, batch)
+        params, carried, opt_state, number = moved
+        return TrainState(params, carried, opt_state, number, state.key), metrics
+
+    def lower(self, state: TrainState, batch: Any) -> Any:
+        """The step lowered for these arrays or their specs, as `jax.jit(f).lower`: to look at what is compiled."""
+        check_state("step.lower", state)
+        return self._compiled.lower(_moving(state), state.key, batch)
+
+    def _for(self, state: TrainState) -> Callable[..., tuple[_Moving, Metrics]]:
+        """The compiled function; over several devices one that leaves every array where it is."""
+        leaves, structure = jax.tree.flatten(_moving(state))
+        shardings = [leaf.sharding for leaf in leaves]
+        known = structure, *shardings
+        if known not in self._placed:
+            places = jax.tree.unflatten(structure, shardings)
+            self._placed[known] = jax.jit(self._advance, donate_argnums=0, out_shardings=(places, None))
+        return self._placed[known]
+
+
+def _moving(state: TrainState) -> _Moving:
+    """What a step consumes; the key it does not."""
+    return state.params, state.state, state.opt_state, state.step
 
 
 def make_step(
-    net: Layer, loss: Loss, optimizer: optax.GradientTransformation
-) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, Any]]]:
+    net: Layer,
+    loss: Loss | Mapping[Any, Loss],
+    optimizer: optax.GradientTransformation | Mapping[Any, optax.GradientTransformation],
+    *,
+    accumulate: int = 1,
+    steps_per_call: int = 1,
+) -> Step:
     """A compiled function (state, batch) → (new state, metrics). It consumes the state it is given: its buffers are
     reused.
 
+    Metrics hold "loss" and what the loss returned, and "skipped", the number of steps so far that changed nothing,
+    where the optimiser skips (`optax.apply_if_finite`, `train.scale_loss`): the net's state is then kept too.
+
+    Of losses by parts, one moves its part of the parameters after the other, in the order of the mapping, and sees what
+    the one before left: {"critic/**": critic_loss, "generator/**": generator_loss}. Those of "critic/**" are then named
+    "critic/loss". A step may play some of the parts only, as when a critic takes several steps for one of the
+    generator's: both steps go on with one state.
+
     Args:
       net: The net to train.
-      loss: `loss(model, batch)` → a scalar, or (scalar, dict of metrics), with the net in training mode.
-      optimizer: The optax optimiser that the state was created with.
+      loss: `loss(model, batch)` → a scalar, or (scalar, dict of metrics), with the net in training mode. Or several, by
+        the patterns of the optimisers.
+      optimizer: What the state was created with: an optax optimiser, or several by patterns. It is also given `value`,
+        `grad` and `value_fn`, which line searches ask for.
+      accumulate: In how many equal pieces a batch goes through the net, one after the other, to save memory. Where the
+        loss is a mean over examples, the gradient is that of the whole batch. (Statistics of the batch are each
+        piece's, and each piece has its own randomness.) Metrics are means over the pieces.
+      steps_per_call: k steps in one compiled loop: the batch has a new first axis of k, `data[i : i + k]`, and so have
+        the metrics. A batch of None is None in each step, for a loss that holds its data.
 
     Raises:
       TypeError: (when first called) a loss that is no floating scalar.
-      ValueError: (when called) a state that an earlier step consumed.
+      ValueError: (when called) a state that an earlier step consumed; a batch that cannot be cut so; a state of another
+        optimiser.
+
+    Example:
+      >>> net, optimizer = fn.Dense(1), optax.sgd(0.1)
+      >>> loss = lambda model, batch: jnp.square(model(batch) - 1).mean()
+      >>> step = fn.train.make_step(net, loss, optimizer, steps_per_call=50)
+      >>> state = fn.train.create(net, optimizer, jax.random.key(0), jnp.ones((4, 2)))
+      >>> state, metrics = step(state, jnp.ones((50, 4, 2)))
+      >>> int(state.step), metrics["loss"].shape, bool(metrics["loss"][-1] < 1e-6)
+      (50, (50,), True)
     """
+    check_net("make_step", net)
+    check_count("make_step", "accumulate", accumulate)
+    check_count("make_step", "steps_per_call", steps_per_call)
+    check_losses(loss)
+    optimizers = as_parts(optimizer)
+    turns = as_turns(loss, optimizers)
 
-    _check_net("make_step", net)
-    _check_function("make_step", "loss(model, batch)", loss)
-    _check_optimizer(optimizer)
+    def once(moving: _Moving, key: jax.Array, batch: Any) -> tuple[_Moving, Metrics]:
+        params, state, opt_state, number = moving
+        owner = owners(net, params, optimizers)
+        check_opt_state(optimizers, params, owner, opt_state)
+        key = jax.random.fold_in(key, number)
+        metrics: Metrics = {}
+        for i, turn in enumerate(turns):
+            theirs = jax.random.fold_in(key, i) if len(turns) > 1 else key
+            played = _play(net, turn, optimizers, owner, accumulate, (params, state, opt_state), theirs, batch)
+            (params, state, opt_state), found = played
+            metrics |= {f"{turn.name}/{name}" if turn.name else name: value for name, value in found.items()}
+        return (params, state, opt_state, number + 1), metrics
 
-    def step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Any]]:
-        def objective(learned: Tree) -> tuple[jax.Array, tuple[dict[str, Any], Tree]]:
-            params = _with_learned(net, state.params, learned)
-            key = jax.random.fold_in(state.key, state.step)
-            model = net.bind(params, state=state.state, key=key, train=True)
-            value, metrics = _value_and_metrics(loss(model, batch))
-            return value, ({"loss": value, **metrics}, model.state)
+    def several(moving: _Moving, key: jax.Array, batches: Any) -> tuple[_Moving, Metrics]:
+        _check_stacked(batches, steps_per_call)
+        return jax.lax.scan(lambda carry, batch: once(carry, key, batch), moving, batches, steps_per_call)
 
-        learned = _learned(net, state.params)
-        gradients, (metrics, carried) = jax.grad(objective, has_aux=True)(learned)
-        _check_opt_state(optimizer, learned, state.opt_state)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, learned)
-        learned = jax.tree.map(lambda p, u: p + u.astype(p.dtype), learned, updates)
-        params = _with_learned(net, state.params, learned)
-        return TrainState(params, carried, opt_state, state.step + 1, state.key), metrics
-
-    compiled = jax.jit(step, donate_argnums=0)
-
-    @functools.wraps(compiled)
-    def once(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Any]]:
-        _check_state("step", state)
-        if _is_consumed(state):
-            raise ValueError(
-                "this state was consumed by an earlier step, which reused its buffers: go on with the state that it "
-                "returned, state, metrics = step(state, batch); copy one that is to be kept"
-            )
-        return compiled(state, batch)
-
-    return once
+    return Step(once if steps_per_call == 1 else several, steps_per_call)
 
 
-def _learned(net: Layer, params: Tree) -> Tree:
-    """Parameters as the optimiser sees them: what a `Freeze` holds is hidden, in optax's own way, so that masks and
-    labels of the whole tree fit.
-    """
+def _play(
+    net: Layer,
+    turn: Turn,
+    optimizers: Mapping[Any, Any],
+    owner: Mapping[str, Any],
+    accumulate: int,
+    before: tuple[Tree, Tree, Any],
+    key: jax.Array,
+    batch: Any,
+) -> tuple[tuple[Tree, Tree, Any], Metrics]:
+    """Moves the parts of a turn by the gradient of its loss."""
     import optax
 
-    is_frozen = frozen(net)
-    return mapped(lambda path, array: optax.MaskedNode() if is_frozen(path) else array, params)
+    params, state, opt_state = before
+    kept = owned(owner, turn.parts)
 
+    def objective(learned: Tree, state: Tree, key: jax.Array, piece: Any) -> tuple[jax.Array, tuple[Metrics, Tree]]:
+        model = net.bind(shown(params, learned, kept), state=state, key=key, train=True)
+        value, metrics = _value_and_metrics(turn.loss(model, piece))
+        return value, (metrics, model.state)
 
-def _with_learned(net: Layer, params: Tree, learned: Tree) -> Tree:
-    """All parameters, with those that the optimiser sees as they are in `learned`."""
-    is_frozen = frozen(net)
-    return mapped(lambda path, array: array if is_frozen(path) else entry(learned, path), params)
-
-
-def _check_net(what: str, net: Any) -> None:
-    if not isinstance(net, Layer):
-        raise TypeError(
-            f"{what} takes the net first, got {show(net)}: give the layer itself, neither net.apply nor params"
+    learned = hidden(params, kept)
+    scaled = scaled_by(loss_scale(part_state(opt_state, part) for part in turn.parts), objective)
+    gradients, (metrics, new_state) = _gradients(scaled, learned, state, key, batch, accumulate)
+    for part in turn.parts:
+        theirs = owned(owner, [part])
+        mine, grads = hidden(params, theirs), hidden(gradients, theirs)
+        updates, new = optax.with_extra_args_support(optimizers[part]).update(
+            grads,
+            part_state(opt_state, part),
+            mine,
+            value=metrics["loss"],
+            grad=grads,
+            value_fn=lambda moved, theirs=theirs: objective(shown(learned, moved, theirs), state, key, batch)[0],
         )
+        params = shown(params, jax.tree.map(_added, mine, updates), theirs)
+        opt_state = with_part_state(opt_state, part, new)
+    taken, count = skipping(part_state(opt_state, part) for part in turn.parts)
+    if taken is not None:
+        new_state = jax.tree.map(lambda new, old: jnp.where(taken, new, old), new_state, state)
+    return (params, new_state, opt_state), metrics if count is None else metrics | {"skipped": count}
 
 
-def _check_function(what: str, form: str, function: Any) -> None:
-    """Raises unless it is a function of a model and a batch."""
-    if not callable(function) or isinstance(function, Layer):
-        raise TypeError(
-            f"{what} takes a function {form}, got {_kind(function)}: its arguments are (net, "
-            f"{form.partition('(')[0]}, ...), in this order"
-        )
-    try:
-        inspect.signature(function).bind(None, None)
-    except TypeError:
-        raise TypeError(
-            f"{what} takes a function {form}, got one of {inspect.signature(function)}: a batch is one tree, such as a "
-            "dict of arrays"
-        ) from None
-    except ValueError:  # a builtin that does not tell
-        pass
+def _gradients(
+    objective: Callable[..., Any], learned: Tree, state: Tree, key: jax.Array, batch: Any, pieces: int
+) -> tuple[Tree, tuple[Metrics, Tree]]:
+    """Gradients and metrics, the mean of those of the pieces of a batch, and the state after the last."""
+    gradient = jax.grad(objective, has_aux=True)
+    if pieces == 1:
+        return gradient(learned, state, key, batch)
+
+    def add(carry: Any, piece: Any) -> tuple[Any, Metrics]:
+        total, state, i = carry
+        found, (metrics, state) = gradient(learned, state, jax.random.fold_in(key, i), piece)
+        return (jax.tree.map(_added, total, found), state, i + 1), metrics
+
+    none = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.promote_types(p.dtype, jnp.float32)), learned)
+    carry, metrics = jax.lax.scan(add, (none, state, jnp.zeros((), jnp.int32)), _cut(batch, pieces))
+    total, state, _ = carry
+    gradients = jax.tree.map(lambda total, p: (total / pieces).astype(p.dtype), total, learned)
+    return gradients, (jax.tree.map(lambda values: values.mean(0), metrics), state)
 
 
-def _check_optimizer(optimizer: Any) -> None:
-    if not callable(getattr(optimizer, "init", None)) or not callable(getattr(optimizer, "update", None)):
-        raise TypeError(
-            f"an optimizer is one of optax's, such as optax.adam(1e-3), called already, got {_kind(optimizer)}"
-        )
+def _added(array: jax.Array, more: jax.Array) -> jax.Array:
+    """The sum, found in the wider of both dtypes, in the dtype of the first."""
+    wide = jnp.promote_types(array.dtype, more.dtype)
+    return (array.astype(wide) + more.astype(wide)).astype(array.dtype)
 
 
-def _kind(held: Any) -> str:
-    return show(held) if is_array(held) else f"a {type(held).__name__}"
+def _cut(batch: Any, pieces: int) -> Any:
+    """A batch in pieces, on a new first axis."""
+    for path, leaf in jax.tree.leaves_with_path(batch):
+        if not is_array(leaf) or leaf.ndim == 0 or leaf.shape[0] % pieces:
+            raise ValueError(
+                f"accumulate={pieces} cuts the first axis of each array of a batch into {pieces} equal pieces, got "
+                f"{show(leaf)} at batch{jax.tree_util.keystr(path)}: give batches of a size divisible by {pieces}, and "
+                "let the loss hold what is no example"
+            )
+    return jax.tree.map(lambda leaf: leaf.reshape(pieces, leaf.shape[0] // pieces, *leaf.shape[1:]), batch)
 
 
-def _check_state(what: str, state: Any) -> None:
-    if not isinstance(state, TrainState):
-        raise TypeError(
-            f"{what} takes a TrainState, got {show(state)}: make it with train.create(net, optimizer, key, *sample)"
-        )
+def _check_stacked(batches: Any, steps: int) -> None:
+    for path, leaf in jax.tree.leaves_with_path(batches):
+        if not is_array(leaf) or leaf.ndim == 0 or leaf.shape[0] != steps:
+            raise ValueError(
+                f"steps_per_call={steps} takes the batches of {steps} steps, stacked on a new first axis, got "
+                f"{show(leaf)} at batch{jax.tree_util.keystr(path)}: train.batches gives them as data[i : i + {steps}]"
+            )
 
 
-def _check_opt_state(optimizer: optax.GradientTransformation, learned: Tree, opt_state: Any) -> None:
-    """Raises, while JAX traces, for the state of another optimiser."""
-    if jax.tree.structure(jax.eval_shape(optimizer.init, learned)) != jax.tree.structure(opt_state):
-        raise ValueError(
-            "the optimizer's state is of another optimizer than make_step was given, or of other parameters: make both "
-            "with the same one, train.create(net, optimizer, key, *sample)"
-        )
-
-
-def _check_metrics(takes: str, metrics: Any) -> None:
-    if not isinstance(metrics, dict):
-        raise TypeError(f"{takes}, by name, got {show(metrics)}: write {{'accuracy': accuracy}}")
-
-
-def _is_consumed(state: TrainState) -> bool:
-    try:
-        return isinstance(state.step, jax.Array) and state.step.is_deleted()
-    except jax.errors.ConcretizationTypeError:  # inside another trace nothing is consumed
-        return False
-
-
-def _value_and_metrics(result: Any) -> tuple[jax.Array, dict[str, Any]]:
-    """What a loss returned in two; raises for what it cannot return."""
+def _value_and_metrics(result: Any) -> tuple[jax.Array, Metrics]:
+    """What a loss returned in two, with the loss among the metrics; raises for what it cannot return."""
     two = isinstance(result, tuple) and len(cast(tuple[Any, ...], result)) == 2
     value, metrics = cast(tuple[Any, Any], result if two else (result, {}))
     if not is_array(value) or value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
         raise TypeError(
             f"a loss is one floating number, got {show(value)}: take its mean, and return metrics as (loss, dict)"
         )
-    _check_metrics("a loss returns (loss, metrics) with a dict of these", metrics)
-    return value, metrics
-
-
-def evaluate(net: Layer, measure: Measure, state: TrainState, batches: Iterable[Any]) -> dict[str, float]:
-    """The mean of each metric over all examples, in evaluation mode; batches need not be of one size.
-
-    Args:
-      net: The net.
-      measure: `measure(model, batch)` → a dict of one number an example, float[batch].
-      state: Its parameters and state are used.
-      batches: The data.
-    """
-
-    _check_net("evaluate", net)
-    _check_function("evaluate", "measure(model, batch)", measure)
-    _check_state("evaluate", state)
-    # Compiled once for all calls; but not with a function that would keep what it closes over alive.
-    kept = holds_nothing(net) and holds_nothing(measure)
-    totals = _totals if kept else jax.jit(_total, static_argnums=(0, 1))
-    sums: dict[str, np.ndarray[Any, Any]] = {}
-    for batch in batches:
-        for name, total in totals(net, measure, state.params, state.state, batch).items():
-            sums[name] = sums.get(name, np.zeros(2)) + np.asarray(total, np.float64)
-    if not sums:
-        raise ValueError(
-            "evaluate was given no batches: an iterator that was run through gives none a second time; pass a list, or "
-            "train.batches"
-        )
-    return {name: float(total / count) for name, (total, count) in sums.items()}
-
-
-def _total(net: Layer, measure: Measure, params: Tree, state: Tree, batch: Any) -> dict[str, tuple[jax.Array, int]]:
-    values = measure(net.bind(params, state=state), batch)
-    _check_metrics("measure returns a dict of metrics", values)
-    for name, value in values.items():
-        if getattr(value, "ndim", 0) != 1:
-            raise TypeError(
-                f"measure returns one number an example, a vector, got {show(value)} for {name!r}: evaluate takes the "
-                "means"
-            )
-    return {name: (value.astype(jnp.float32).sum(), value.shape[0]) for name, value in values.items()}
-
-
-_totals = jax.jit(_total, static_argnums=(0, 1))
+    check_metrics("a loss returns (loss, metrics) with a dict of these", metrics)
+    if taken := {"loss", "skipped"} & set(metrics):
+        raise ValueError(f"metrics of a loss have names of their own, got {sorted(taken)}: call it something else")
+    return value, {"loss": value, **metrics}

@@ -1,4 +1,4 @@
-"""The training step, evaluation, and data in a repeatable order."""
+"""The training step and evaluation."""
 
 import jax
 import jax.numpy as jnp
@@ -66,7 +66,7 @@ def test_training_goes_on_and_repeats_to_the_bit():
 
     def run():
         state, losses = fn.train.create(NET, optimizer, KEY, X), []
-        for i in range(60):
+        for i in range(160):
             state, metrics = step(state, data[i])
             losses.append(float(metrics["loss"]))
         return state, losses
@@ -98,49 +98,6 @@ def test_evaluation_averages_over_examples_and_not_over_batches():
         fn.train.evaluate(NET, measure, state, [])
     with pytest.raises(TypeError, match="one number an example"):
         fn.train.evaluate(NET, lambda model, batch: {"mean": model(batch["x"]).mean()}, state, data)
-
-
-def test_the_order_of_batches_is_a_function_of_key_and_step():
-    rows = np.arange(10)
-    data = fn.train.batches(rows, 3, jax.random.key(0))
-    assert len(data) == 3
-    again = fn.train.batches(rows, 3, jax.random.key(0))
-    for step in (7, 0, 5):  # in any order, without what came before
-        np.testing.assert_array_equal(data[step], again[step])
-    epochs = [np.concatenate([data[3 * epoch + i] for i in range(3)]) for epoch in range(2)]
-    assert all(len(set(epoch)) == 9 for epoch in epochs)
-    assert not np.array_equal(*epochs)
-    keep = fn.train.batches(rows, 3, jax.random.key(0), partial="keep")
-    assert sorted(np.concatenate(list(keep.epoch(0)))) == list(rows)
-    np.testing.assert_array_equal(fn.train.batches(rows, 4)[0], [0, 1, 2, 3])
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (({"a": X, "b": X[:3]}, 2), "one length of their first axes"),
-        ((X, 0), "batch_size is a whole number from 1 to the 32 examples, got 0"),
-        ((X, 33), "got 33"),
-    ],
-)
-def test_what_batches_refuses(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        fn.train.batches(*arguments)
-    with pytest.raises(ValueError, match="partial is 'drop' or 'keep'"):
-        fn.train.batches(X, 2, partial="pad")
-    with pytest.raises(IndexError):
-        fn.train.batches(X, 2)[-1]
-
-
-def test_shuffled_batches_are_asked_for_by_epoch():
-    data = fn.train.batches({"x": np.arange(10)}, 5, jax.random.key(0))
-    with pytest.raises(TypeError, match=r"another order in each epoch: say which, data.epoch\(0\)"):
-        next(iter(data))
-    orders = [np.concatenate([batch["x"] for batch in data.epoch(n)]) for n in range(2)]
-    assert (np.sort(orders[0]) == np.sort(orders[1])).all()
-    assert (orders[0] != orders[1]).any()
-    np.testing.assert_array_equal(orders[1][:5], data[2]["x"])
-    assert [len(batch["x"]) for batch in fn.train.batches({"x": np.arange(10)}, 5)] == [5, 5]
 
 
 # Frozen parameters

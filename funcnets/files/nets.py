@@ -1,4 +1,4 @@
-"""Files: a net as plain data, to be kept, read by people, compared line by line, and made into the net again.
+"""Nets as plain data, to be kept, read by people, compared line by line, and made into the net again.
 
     config = fn.files.to_config(net)                         # dicts, lists, strings, numbers, booleans, None
     text = json.dumps(config, indent=2, allow_nan=False)
@@ -48,11 +48,8 @@ import numpy as np
 from funcnets.layer import Layer
 from funcnets.leaves import _Frozen
 from funcnets.registry import is_replaced, kind_of, known, place_of
-from funcnets.registry import register as register
 from funcnets.shapes import show
 from funcnets.values import Value, _given, _rebuild, comparable
-
-__all__ = ["FORMAT", "from_config", "register", "to_config"]
 
 FORMAT = 1
 """The version of the form that `to_config` writes."""

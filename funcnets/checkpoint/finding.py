@@ -1,0 +1,105 @@
+"""Finding the step to read: the one asked for or the newest good one, past those that are damaged."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from funcnets.checkpoint.integrity import MANIFEST, Damaged, check
+from funcnets.checkpoint.reading import Stored, read_description
+from funcnets.checkpoint.steps import Steps
+
+T = TypeVar("T")
+
+
+class Finding:
+    """Finds good steps of a directory.
+
+    Args:
+      steps: The steps.
+      verify: Whether files are compared with their checksums.
+    """
+
+    def __init__(self, steps: Steps, verify: bool) -> None:
+        self.steps, self.verify = steps, verify
+        self._damaged: dict[int, str] = {}  # what was found out so far
+
+    def step(self, step: int | None, use: Callable[[Stored], T]) -> T:
+        """What `use`, which raises Damaged of a damaged step, makes of this step, or else of the newest good one."""
+        there = self.steps.numbers()
+        if not there:
+            raise FileNotFoundError(f"{self.steps.directory} has no steps: check the path, or save one first")
+        if step is None:
+            return self.first(there[::-1], use)
+        if step not in there:
+            raise FileNotFoundError(f"{self.steps.directory} has no step {step}, only {list(there)}: check the path")
+        try:
+            return self._use(step, use)
+        except Damaged as damaged:
+            raise Damaged(
+                f"step {step} in {self.steps.directory} is damaged: {damaged}. Without step= it is the newest good one"
+            ) from damaged
+
+    def first(self, steps: Sequence[int], use: Callable[[Stored], T]) -> T:
+        """What `use` makes of the first of these steps that is good."""
+        lines: list[str] = []
+        for step in steps:
+            try:
+                return self._use(step, use)
+            except Damaged as damaged:
+                lines.append(f"step {step}: {damaged}")
+                if step != steps[-1]:
+                    warn(f"step {step} in {self.steps.directory} is damaged and passed over: {damaged}")
+        raise Damaged(
+            f"{self.steps.directory} has no good step:\n  "
+            + "\n  ".join(lines)
+            + "\nTo start afresh all the same, give another directory"
+        )
+
+    def _use(self, step: int, use: Callable[[Stored], T]) -> T:
+        try:
+            result = use(read_description(self.steps, step))
+        except Damaged as damaged:
+            self._damaged[step] = str(damaged)
+            raise
+        self._damaged.pop(step, None)
+        return result
+
+    def verified(self, stored: Stored) -> bool:
+        """Whether the step is known to be as it was written; raises Damaged if it is not."""
+        if not self.verify:
+            return False
+        if stored.files is None:
+            warn(
+                f"step {stored.step} in {self.steps.directory} has no {MANIFEST}, so it cannot be told whether it "
+                "is as it was written: it is used unverified"
+            )
+            return False
+        check(self.steps.folder(stored.step), stored.files)
+        return True
+
+    def damage(self, step: int) -> str | None:
+        """What is wrong with a step, as far as that is known or its checksums tell."""
+        if step not in self._damaged:
+            try:
+                if (files := read_description(self.steps, step).files) is not None:
+                    check(self.steps.folder(step), files)
+            except Damaged as damaged:
+                self._damaged[step] = str(damaged)
+            except ValueError:  # of another program
+                return None
+        return self._damaged.get(step)
+
+    def forget(self, step: int) -> None:
+        """Another step has that number from now on."""
+        self._damaged.pop(step, None)
+
+
+def warn(text: str) -> None:
+    """Warns of the line outside of this package that called it."""
+    frame, depth = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals["__name__"].startswith(__package__ or __name__):
+        frame, depth = frame.f_back, depth + 1
+    warnings.warn(text, stacklevel=depth)

@@ -1,0 +1,59 @@
+"""Which steps are kept: the newest or, by a metric, the best and the newest."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from funcnets.checkpoint.reading import read_description
+from funcnets.checkpoint.steps import Steps
+
+
+class Keeping:
+    """Which steps of a directory are kept, and which is best.
+
+    Args:
+      steps: The steps.
+      keep: How many; None is all.
+      best: The name of a metric, and whether little or much of it is good; None goes by the numbers of the steps.
+    """
+
+    def __init__(self, steps: Steps, keep: int | None, best: tuple[str, Literal["min", "max"]] | None) -> None:
+        self.steps, self.keep, self.best = steps, keep, best
+        self._scores: dict[int, float] = {}
+
+    def checked(self, metrics: Mapping[str, Any] | None) -> dict[str, float]:
+        """What of the metrics is stored."""
+        if self.best is None and metrics is None:
+            return {}
+        if self.best is None or metrics is None or self.best[0] not in metrics:
+            got = None if metrics is None else list(metrics)
+            raise ValueError(f"save takes metrics= with what best= names, or neither, got {got} and best={self.best}")
+        return {self.best[0]: float(metrics[self.best[0]])}
+
+    def enter(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Notes the metrics of a step that is being written."""
+        name, mode = self.best or ("", "")
+        value = metrics.get(name, math.nan) * (1 if mode == "max" else -1)
+        self._scores[step] = -math.inf if math.isnan(value) else value
+
+    def ranked(self, there: tuple[int, ...]) -> list[int]:
+        """The steps, the best last."""
+        return sorted(there) if self.best is None else sorted(there, key=lambda step: (self._score(step), step))
+
+    def superfluous(self) -> list[int]:
+        """The steps there that are not to be kept."""
+        there = self.steps.numbers()
+        if self.keep is None:
+            return []
+        kept = {*self.ranked(there)[-self.keep :], *there[-1:]}
+        return [step for step in there if step not in kept]
+
+    def _score(self, step: int) -> float:
+        if step not in self._scores:
+            try:
+                self.enter(step, read_description(self.steps, step).metrics)
+            except ValueError:  # damaged, or of another program
+                self.enter(step, {})
+        return self._scores[step]

@@ -1,0 +1,94 @@
+"""Steps on disk: for each a directory that is named by its number, and is there whole or not at all.
+
+    30/             a step that was written to its end, with its manifest
+    40.writing/     one that is being written, or was when the program was killed
+    20.deleting/    one that is no longer kept
+    30.damaged/     one that was set aside, since a run went on from before it; nothing but a person deletes it
+
+Where names cannot be changed in one go ("gs://...", "s3://..."), a step is written under its number at once; there the
+manifest, which is written last, says that it is whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import re
+from typing import TYPE_CHECKING
+
+from funcnets.checkpoint.integrity import MANIFEST
+
+if TYPE_CHECKING:
+    from etils import epath
+
+
+class Steps:
+    """The steps in a directory, which need not be there."""
+
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
+        self._remote = "://" in directory
+
+    @functools.cached_property
+    def _root(self) -> epath.Path:
+        from etils import epath
+
+        return epath.Path(self.directory)
+
+    def numbers(self) -> tuple[int, ...]:
+        """Those that are whole, oldest first."""
+        try:
+            paths = [path for path in self._root.iterdir() if re.fullmatch(r"0|[1-9][0-9]*", path.name)]
+        except FileNotFoundError:
+            return ()
+        return tuple(sorted(int(path.name) for path in paths if self._is_whole(path)))
+
+    def _is_whole(self, path: epath.Path) -> bool:
+        return (path / MANIFEST).exists() if self._remote else path.is_dir()
+
+    def folder(self, step: int) -> epath.Path:
+        return self._root / str(step)
+
+    def draft(self, step: int) -> epath.Path:
+        """Where the step is written."""
+        return self.folder(step) if self._remote else self._root / f"{step}.writing"
+
+    def begin(self, step: int) -> None:
+        """Makes the draft, an empty directory."""
+        draft = self.draft(step)
+        if draft.exists():
+            draft.rmtree()
+        draft.mkdir(parents=True)
+
+    def commit(self, step: int) -> None:
+        if not self._remote:
+            self.draft(step).rename(self.folder(step))
+
+    def delete(self, step: int) -> None:
+        path = self.folder(step)
+        if self._remote:
+            (path / MANIFEST).unlink()
+        else:
+            path = path.rename(self._root / f"{step}.deleting")
+        path.rmtree()
+
+    def set_aside(self, step: int) -> str:
+        """Gives the step another name, which is returned, so that it counts no more."""
+        names = (f"{step}.damaged{count or ''}" for count in itertools.count())
+        name = next(name for name in names if not (self._root / name).exists())
+        self.folder(step).rename(self._root / name)
+        return name
+
+    def sweep(self) -> None:
+        """Deletes what a program left that was killed; once in a process, before it writes there itself."""
+        if self.directory in _SWEPT:
+            return
+        _SWEPT.add(self.directory)
+        with contextlib.suppress(FileNotFoundError):
+            for path in [*self._root.iterdir()]:
+                if re.fullmatch(r"[0-9]+\.(writing|deleting)", path.name):
+                    path.rmtree(missing_ok=True)
+
+
+_SWEPT: set[str] = set()

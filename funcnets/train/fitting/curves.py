@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from funcnets.train.history import Floats, History
+from funcnets.train.fitting.history import Floats, History
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,8 +19,9 @@ _PIECES = 60  # a running mean is over this part of all steps
 
 def drawn(history: History) -> Figure:
     """The figure that `History.plot` returns."""
-    names = list(dict.fromkeys([*history, *history.evaluations]))
-    if not names or not history.steps.size:
+    names = list(history.training)
+    names += [name for name in history if name.removeprefix("train/") not in history.training]
+    if not names:
         raise ValueError("plot takes a history of at least one step with a metric, got none: train first")
     try:
         from matplotlib.figure import Figure
@@ -31,28 +32,23 @@ def drawn(history: History) -> Figure:
     columns = min(len(names), _COLUMNS)
     rows = -(-len(names) // columns)
     figure = Figure(figsize=(max(4.0 * columns, 5.5), 3.4 * rows), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False).flat
-    for name, axes in zip(names, panels, strict=False):
-        _panel(axes, history, name)
-    for axes in list(figure.axes)[len(names) :]:
-        axes.remove()
+    for i, name in enumerate(names):
+        _panel(figure.add_subplot(rows, columns, i + 1), history, name)
     return figure
 
 
 def _panel(axes: Axes, history: History, name: str) -> None:
     shown: list[Floats] = []
-    # without an evaluation of its own, it is the means of the training metrics, which the curve shows already
-    evaluated = name in history.evaluations and set(history.evaluations) != set(history)
-    if name in history:
-        shown.append(_curve(axes, history.steps, history[name]))
-    if evaluated:
-        steps, values = history.evaluations.steps, history.evaluations[name]
+    if name in history.training:
+        shown.append(_curve(axes, history.training.steps, history.training[name]))
+    if _is_evaluated(history, name):
+        steps, values = history.steps, history[name]
         shown.append(values)
         marker: dict[str, Any] = {"marker": "o", "markersize": 4} if steps.size <= 40 else {}
         axes.plot(steps, values, color=_EVALUATION, linewidth=1.6, label="evaluation", zorder=3, **marker)
     if history.criterion is not None and name == history.criterion[0] and history.best_step is not None:
         label = f"best, {history.best_value:.4g} at step {history.best_step:,}"
-        place = ([history.best_step], [history.best_value])
+        place = np.array([[history.best_step], [history.best_value]], float)
         axes.plot(*place, "*", color=_BEST, markersize=11, markeredgecolor="white", label=label, zorder=4)
     if _spans_orders(np.concatenate(shown)):
         axes.set_yscale("log")
@@ -61,6 +57,11 @@ def _panel(axes: Axes, history: History, name: str) -> None:
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize="small")
+
+
+def _is_evaluated(history: History, name: str) -> bool:
+    """Whether a number of the reports is evaluation's; others are means, which the training curve shows already."""
+    return name in history and (name not in history.training or f"train/{name}" in history)
 
 
 def _curve(axes: Axes, steps: Any, values: Floats) -> Floats:

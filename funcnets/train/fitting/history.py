@@ -1,10 +1,10 @@
-"""What a run has measured: training metrics step by step, and evaluations, as arrays.
+"""What a run has measured, as arrays.
 
 A step has the number of steps that were taken when it was done: the first is 1. Its training metrics are of the
 parameters that it was given, an evaluation at that number is of those that it left.
 
-A history is part of what a checkpoint keeps: all that a run goes on from besides its state and its data (where the last
-report was, which evaluation was the best, how long ago) is read off it, so there is nothing else to restore.
+A history is part of what a checkpoint keeps, and all that a run goes on from besides its state and its data (where the
+last report was, which was the best, how long ago) is read off it: so there is nothing else to restore.
 """
 
 from __future__ import annotations
@@ -56,20 +56,22 @@ class Series(Mapping[str, Floats]):
         return len(self._columns)
 
     __eq__ = object.__eq__  # that of mappings would ask arrays whether they are true
-    __hash__ = object.__hash__
+    __hash__ = object.__hash__  # pyright: ignore[reportAssignmentType]
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self._steps)} steps of {', '.join(self) or 'nothing'})"
 
     def _extend(self, steps: Sequence[int], columns: Mapping[str, Sequence[float]]) -> None:
-        for name in columns.keys() - self._columns.keys():
-            self._columns[name] = array("d", [np.nan]) * len(self._steps)
+        for name in columns:
+            if name not in self._columns:
+                self._columns[name] = array("d", [np.nan]) * len(self._steps)
         for name, column in self._columns.items():
             column.extend(columns.get(name, [np.nan] * len(steps)))
         self._steps.extend(steps)
 
-    def _last(self, name: str) -> float:
-        return self._columns[name][-1]
+    def _last(self) -> dict[str, float]:
+        """The numbers of the last step."""
+        return {name: column[-1] for name, column in self._columns.items()} if self._steps else {}
 
     def _means_after(self, step: int) -> dict[str, float]:
         """The mean of each over the steps after one."""
@@ -78,39 +80,39 @@ class Series(Mapping[str, Floats]):
 
 
 class History(Series):
-    """Training metrics by name, one number a step, and evaluations.
+    """The reports of a run: `history["loss"]` goes with `history.steps`. What each step measured is in
+    `history.training`, and goes with `history.training.steps`.
 
     Attributes:
-      evaluations: A `Series` of what `evaluate` returned, at the steps where it did. Without `evaluate` it holds the
-        means of the training metrics since the one before.
+      training: A `Series` of the training metrics of each step.
       criterion: What the best is judged by, ("accuracy", "max"); None if nothing is.
 
     Example:
-      >>> def step(total, batch):
-      ...     return {**total, "step": total["step"] + 1}, {"loss": 1 / batch}
-      >>> history = fn.train.fit(step, {"step": 0}, [1.0, 2.0, 4.0], epochs=2).history
+      >>> def step(state, batch):
+      ...     return {"step": state["step"] + 1}, {"loss": 1 / batch}
+      >>> history = fn.train.fit(step, {"step": 0}, [1.0, 2.0, 4.0, 4.0], epochs=2, every=2).history
       >>> history["loss"].tolist(), history.steps.tolist()
-      ([1.0, 0.5, 0.25, 1.0, 0.5, 0.25], [1, 2, 3, 4, 5, 6])
-      >>> history.evaluations.steps.tolist()
-      [3, 6]
+      ([0.75, 0.25, 0.75, 0.25], [2, 4, 6, 8])
+      >>> history.training["loss"].tolist()
+      [1.0, 0.5, 0.25, 0.25, 1.0, 0.5, 0.25, 0.25]
     """
 
     def __init__(self, criterion: Criterion | None = None) -> None:
         super().__init__()
-        self.evaluations = Series()
+        self.training = Series()
         self.criterion = criterion
 
     @property
     def best_step(self) -> int | None:
-        """The step of the first of the best evaluations; None before there is one. NaN is never best."""
+        """The step of the first of the best reports; None before there is one. NaN is never best."""
         row = self._best_row()
-        return None if row is None else self.evaluations._steps[row]
+        return None if row is None else self._steps[row]
 
     @property
     def best_value(self) -> float | None:
-        """What the best evaluation gave, or None."""
+        """What the best report has, or None."""
         row = self._best_row()
-        return None if row is None or self.criterion is None else self.evaluations._columns[self.criterion[0]][row]
+        return None if row is None or self.criterion is None else self._columns[self.criterion[0]][row]
 
     def plot(self) -> Figure:
         """A matplotlib figure: a panel for each metric, with its training curve and its evaluations, the best marked.
@@ -121,38 +123,54 @@ class History(Series):
           ValueError: Nothing was measured.
           ImportError: matplotlib is not installed.
         """
-        from funcnets.train.curves import drawn
+        from funcnets.train.fitting.curves import drawn
 
         return drawn(self)
 
     def get_state(self) -> bytes:
         """All that it holds, for a checkpoint."""
-        head = {"names": [list(self), list(self.evaluations)], "criterion": self.criterion}
-        parts: dict[str, Any] = {"head": np.frombuffer(json.dumps(head).encode(), np.uint8)}
-        for i, series in enumerate((self, self.evaluations)):
-            values = [np.frombuffer(column, np.float64) for column in series._columns.values()]
-            parts |= {f"steps{i}": series.steps, f"values{i}": np.stack(values) if values else np.zeros((0, 0))}
+        parts: dict[str, Any] = {}
+        for i, series in enumerate((self, self.training)):
+            columns = [np.array(column) for column in series._columns.values()]
+            parts |= {f"steps{i}": series.steps, f"values{i}": np.stack(columns) if columns else np.zeros((0, 0))}
+        head = {"names": [list(self), list(self.training)], "criterion": self.criterion}
         file = io.BytesIO()
-        np.savez_compressed(file, **parts)
+        np.savez(file, head=np.frombuffer(json.dumps(head).encode(), np.uint8), **parts)
         return file.getvalue()
 
     def set_state(self, state: bytes) -> None:
-        """Takes what `get_state` gave."""
+        """Takes what `get_state` gave.
+
+        Raises:
+          ValueError: The best was judged by something else there.
+        """
         with np.load(io.BytesIO(state), allow_pickle=False) as parts:
             head = json.loads(parts["head"].tobytes())
-            for i, (series, names) in enumerate(zip((self, self.evaluations), head["names"], strict=True)):
+            criterion = head["criterion"] and tuple(head["criterion"])
+            if self.criterion not in (None, criterion):
+                raise ValueError(
+                    f"this run goes by best={criterion}, got best={self.criterion}: go on with that, or give another "
+                    "run a directory of its own"
+                )
+            for i, (series, names) in enumerate(zip((self, self.training), head["names"], strict=True)):
                 series._steps = array("q", parts[f"steps{i}"].tolist())
-                rows = (array("d", row.tolist()) for row in parts[f"values{i}"])
-                series._columns = dict(zip(names, rows, strict=True))
-        self.criterion = head["criterion"] and tuple(head["criterion"])
+                columns = (array("d", column.tolist()) for column in parts[f"values{i}"])
+                series._columns = dict(zip(names, columns, strict=True))
+        self.criterion = criterion
 
     def _best_row(self) -> int | None:
         if self.criterion is None:
             return None
         name, mode = self.criterion
-        values = np.array(self.evaluations._columns.get(name, ())) * (1 if mode == "min" else -1)
+        values = np.array(self._columns.get(name, ())) * (1 if mode == "min" else -1)
         return None if np.isnan(values).all() else int(np.nanargmin(values))
 
-    def _evaluations_since_best(self) -> int:
+    def _reports_since_best(self) -> int:
         best = self._best_row()
-        return len(self.evaluations._steps) - (0 if best is None else best + 1)
+        return len(self._steps) - (0 if best is None else best + 1)
+
+    def _reported(self) -> int | None:
+        """The step up to which all is in reports; None if nothing was measured."""
+        if self._steps:
+            return self._steps[-1]
+        return self.training._steps[0] - 1 if self.training._steps else None

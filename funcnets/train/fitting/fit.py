@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any, Generic
 
 from funcnets.checkpoint import Checkpoints
+from funcnets.layer import Layer
 from funcnets.shapes import show
 from funcnets.train.arguments import check_count, kind
 from funcnets.train.fitting.feed import Feed
@@ -149,7 +150,7 @@ def _criterion(best: str | Criterion | None, patience: int | None) -> Criterion 
 
 
 def _check(step: Any, evaluate: Any, checkpoints: Any, callbacks: Any) -> None:
-    if not callable(step):
+    if not callable(step) or isinstance(step, Layer):
         raise TypeError(f"fit takes the step first, got {kind(step)}: train.make_step(net, loss, optimizer)")
     if evaluate is not None and not callable(evaluate):
         raise TypeError(f"fit takes evaluate= a function of the state, got {kind(evaluate)}")

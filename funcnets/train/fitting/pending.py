@@ -109,4 +109,4 @@ def _check_number(what: str, name: str, value: Any, shape: tuple[int, ...]) -> N
 
 
 def _has_arrived(metrics: Mapping[str, Any]) -> bool:
-    return all(value.is_ready() for value in metrics.values() if isinstance(value, jax.Array))  # pyright: ignore[reportAttributeAccessIssue]
+    return all(value.is_ready() for value in metrics.values() if hasattr(value, "is_ready"))

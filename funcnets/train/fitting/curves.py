@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import io
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from funcnets.train.fitting.history import Floats, History
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 _TRAINING, _EVALUATION, _BEST = "#4878a8", "#d1605e", "#2a2a2a"
 _COLUMNS = 3  # panels in a row, at most
 _PIECES = 60  # a running mean is over this part of all steps
+_POINTS = 600  # of its curve, about
+
+
+class Curves(Figure):
+    """A figure that a notebook shows. No pyplot knows of it, so it opens no window, whatever the backend, and is freed
+    like any other object.
+    """
+
+    def _repr_png_(self) -> bytes:
+        file = io.BytesIO()
+        self.savefig(file, format="png")
+        return file.getvalue()
 
 
 def drawn(history: History) -> Figure:
@@ -23,17 +34,12 @@ def drawn(history: History) -> Figure:
     names += [name for name in history if name.removeprefix("train/") not in history.training]
     if not names:
         raise ValueError("plot takes a history of at least one step with a metric, got none: train first")
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("plotting takes matplotlib: pip install 'funcnets[train]'") from error
-
-    # A figure of no pyplot opens no window, whatever the backend, and is freed like any other object.
     columns = min(len(names), _COLUMNS)
     rows = -(-len(names) // columns)
-    figure = Figure(figsize=(max(4.0 * columns, 5.5), 3.4 * rows), layout="constrained")
+    figure = Curves(figsize=(max(4.0 * columns, 5.5), 3.4 * rows), layout="constrained")
     for i, name in enumerate(names):
-        _panel(figure.add_subplot(rows, columns, i + 1), history, name)
+        first = figure.axes[0] if i else None
+        _panel(figure.add_subplot(rows, columns, i + 1, sharex=first), history, name)
     return figure
 
 
@@ -71,10 +77,10 @@ def _curve(axes: Axes, steps: Any, values: Floats) -> Floats:
         axes.plot(steps, values, color=_TRAINING, linewidth=1.4, label="training")
         return values
     axes.plot(steps, values, color=_TRAINING, linewidth=0.6, alpha=0.3)
-    total = np.cumsum(np.concatenate([[0.0], values]))
-    means = (total[width:] - total[:-width]) / width
+    stride = max(1, steps.size // _POINTS)
+    means = np.lib.stride_tricks.sliding_window_view(values, width)[::stride].mean(-1)
     label = f"training, mean of {width:,} steps"
-    axes.plot(steps[width - 1 :], means, color=_TRAINING, linewidth=1.6, label=label)
+    axes.plot(steps[width - 1 :: stride], means, color=_TRAINING, linewidth=1.6, label=label)
     return means
 
 

@@ -117,14 +117,16 @@ class History(Series):
     def plot(self) -> Figure:
         """A matplotlib figure: a panel for each metric, with its training curve and its evaluations, the best marked.
 
-        It is drawn without a display; `history.plot().savefig("curves.png")` keeps it.
+        It is drawn without a display, and a notebook shows it; `history.plot().savefig("curves.png")` keeps it.
 
         Raises:
           ValueError: Nothing was measured.
           ImportError: matplotlib is not installed.
         """
-        from funcnets.train.fitting.curves import drawn
-
+        try:
+            from funcnets.train.fitting.curves import drawn
+        except ImportError as error:
+            raise ImportError("history.plot() takes matplotlib: pip install 'funcnets[train]'") from error
         return drawn(self)
 
     def get_state(self) -> bytes:

@@ -44,7 +44,7 @@ class Run(Generic[S]):
       best: The state of the best report, on the device like any; None without `best=`, and before there is one.
       history: What was measured.
       stopped: Why it ended: "finished", all steps are done; "patience"; "callback", one said so; "exhausted", the data
-        ended; "interrupted", by Ctrl-C in an interactive session.
+        ended; "interrupted", by a signal that did not end the program, as Ctrl-C in an interactive session.
     """
 
     state: S
@@ -95,8 +95,8 @@ def fit(
       evaluate: `evaluate(state)` → a dict of numbers, at each report.
       best: The number in a report that says which is best: "loss" (less is better), or ("accuracy", "max").
       patience: How many reports in a row may be no better than the best before the run ends.
-      checkpoints: Where the run is saved: at reports (where its own `every` says), at the end and when interrupted.
-        From its newest step the run goes on.
+      checkpoints: Where the run is saved: at reports (at the first after each multiple of its own `every`), at the end
+        and when interrupted. From its newest step the run goes on.
       callbacks: Functions `callback(step, metrics, state)`, called with each report; one that returns something true
         ends the run. `train.json_lines` and `train.tensorboard` are such.
       progress: Whether a bar is shown; None shows it in terminals and notebooks.
@@ -131,7 +131,12 @@ def fit(
     profiler = Profiler(profile, pace.total)
     loop.resume()
     _check_calls(step, pace, loop.done)
-    with checkpoints or contextlib.nullcontext(), profiler, Bar(progress, pace.total, loop.done) as bar:
+    with (
+        loop.interruption,
+        checkpoints or contextlib.nullcontext(),
+        profiler,
+        Bar(progress, pace.total, loop.done) as bar,
+    ):
         stopped = loop.run(profiler, bar)
     return Run(loop.state, loop.best, loop.history, stopped)
 

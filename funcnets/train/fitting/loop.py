@@ -52,7 +52,7 @@ class Loop(Generic[S]):
         self._saved = -1
         self._names: list[str] | None = None
         self._pending = Pending(history.training)
-        self._interruption = Interruption()
+        self.interruption = Interruption()
 
     # What is saved, and gone on from
 
@@ -80,28 +80,31 @@ class Loop(Generic[S]):
             )
 
     def _save(self, *, force: bool) -> None:
+        """Saves where that is due: at the first report after each multiple of the checkpoints' own `every`."""
         if self.checkpoints is None or self._saved == self.done:
+            return
+        every = self.checkpoints.every
+        if not force and self.done // every == max(self._saved, 0) // every:
             return
         metrics = None
         if self.checkpoints.best is not None:
             metrics = self.history._last() if self._reported == self.done else {self.checkpoints.best[0]: math.nan}
-        if self.checkpoints.save(self.done, self._tree(), metrics=metrics, force=force):
-            self._saved = self.done
+        self.checkpoints.save(self.done, self._tree(), metrics=metrics, force=True)
+        self._saved = self.done
 
     # The loop
 
     def run(self, profiler: Profiler, bar: Bar) -> Stopped:
         """Trains to the end, whatever that is, and saves."""
-        with self._interruption:
-            try:
-                stopped = self._train(profiler, bar)
-            except BrokenOff:
-                stopped = "interrupted"
-            self._settle(bar)
-            self._save(force=True)
-            if self.checkpoints is not None:
-                self.checkpoints.wait()
-            self._interruption.leave()
+        try:
+            stopped = self._train(profiler, bar)
+        except BrokenOff:
+            stopped = "interrupted"
+        self._settle(bar)
+        self._save(force=True)
+        if self.checkpoints is not None:
+            self.checkpoints.wait()
+        self.interruption.leave()
         return stopped
 
     def _train(self, profiler: Profiler, bar: Bar) -> Stopped:
@@ -109,7 +112,7 @@ class Loop(Generic[S]):
         if stopped is None and self._reported == self.done and self.history.steps.size:
             stopped = self._tell()  # what has ended a run ends it again, and logs are told twice what they drop
         while stopped is None:
-            if self._interruption.asked is not None:
+            if self.interruption.asked is not None:
                 stopped = "interrupted"
             elif self._reported < self.done and self.pace.reports_at(self.done):
                 stopped = self._report(bar)
@@ -139,9 +142,12 @@ class Loop(Generic[S]):
         return True
 
     def _show(self, bar: Bar, moved: int) -> None:
-        if moved:
-            newest = self.history.training._last()
-            bar.update(moved, {"loss": newest["loss"]} if "loss" in newest else {})
+        newest = self.history.training._last().items() if moved else ()
+        bar.update(moved, {self._reported_as(name): value for name, value in newest})
+
+    def _reported_as(self, name: str) -> str:
+        """What reports call a training metric, as far as there are any."""
+        return f"train/{name}" if f"train/{name}" in self.history else name
 
     def _settle(self, bar: Bar) -> None:
         """Waits for all steps that were begun."""
@@ -177,7 +183,7 @@ class Loop(Generic[S]):
         return self._ends() or told
 
     def _with_evaluation(self, report: dict[str, float], evaluate: Evaluate[S]) -> dict[str, float]:
-        with self._interruption.breaking_off():
+        with self.interruption.breaking_off():
             found = evaluate(self.state)
         if not isinstance(found, Mapping):
             raise TypeError(f"evaluate returns a dict of numbers, by name, got {kind(found)}: write {{'loss': loss}}")

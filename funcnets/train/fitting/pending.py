@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import time
 from collections.abc import Mapping
@@ -95,10 +96,7 @@ def same_names(what: str, before: list[str] | None, metrics: Mapping[str, Any]) 
 
 
 def _check_number(what: str, name: str, value: Any, shape: tuple[int, ...]) -> None:
-    kinds = (np.bool_, np.integer, np.floating)
-    is_real = (
-        any(jnp.issubdtype(value.dtype, one) for one in kinds) if is_array(value) else isinstance(value, int | float)
-    )
+    is_real = _is_real(value.dtype) if is_array(value) else isinstance(value, int | float)
     if not is_real:
         raise TypeError(f"{what} is a real number, got {show(value)} for {name!r}")
     if np.shape(value) != shape:
@@ -106,6 +104,11 @@ def _check_number(what: str, name: str, value: Any, shape: tuple[int, ...]) -> N
             f"{what} is one number{', for each step of a call' if shape else ''}, got {show(value)} for {name!r}: take "
             "its mean"
         )
+
+
+@functools.cache
+def _is_real(dtype: Any) -> bool:
+    return any(jnp.issubdtype(dtype, kind) for kind in (np.bool_, np.integer, np.floating))
 
 
 def _has_arrived(metrics: Mapping[str, Any]) -> bool:

@@ -36,11 +36,11 @@ class Bar:
                 if wanted:
                     raise ImportError("fit(progress=True) takes tqdm: pip install 'funcnets[train]'") from error
                 return
-            self._bar = tqdm(total=total, initial=done, unit="step", dynamic_ncols=True)
+            self._bar = tqdm(total=total, initial=done, unit=" step", dynamic_ncols=True)
 
     def update(self, steps: int, newest: Mapping[str, float]) -> None:
         """So many more steps are done; and numbers to show beside the bar, in the place of those of the same names."""
-        if self._bar is not None:
+        if self._bar is not None and (steps or newest):
             self._shown.update(newest)
             text = ", ".join(f"{name} {value:.4g}" for name, value in self._shown.items())
             self._bar.set_postfix_str(text, refresh=False)

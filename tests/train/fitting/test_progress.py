@@ -25,7 +25,7 @@ def shown(monkeypatch, stream, **given):
 def test_a_terminal_is_shown_a_bar(monkeypatch):
     text = shown(monkeypatch, Terminal(), evaluate=evaluate)
     last = text.split("\r")[-1]
-    assert "10/10" in last and "100%" in last and "step/s" in last
+    assert "10/10" in last and "100%" in last and " step/s" in last
     assert all(f"{name} " in last for name in ("train/loss", "mean", "loss", "seen"))
 
 

@@ -158,6 +158,13 @@ def test_runs_that_cannot_be_gone_on_with(tmp_path):
         fit(tmp_path, best=None)
 
 
+@pytest.mark.parametrize(("every", "saved"), [(1, (3, 6, 9, 10)), (5, (6, 10)), (9, (9, 10)), (50, (10,))])
+def test_where_checkpoints_have_an_interval_of_their_own(tmp_path, every, saved):
+    checkpoints = fn.Checkpoints(tmp_path, every=every, keep=None)
+    fn.train.fit(step, start(), data(), steps=10, every=3, checkpoints=checkpoints)
+    assert checkpoints.steps() == saved
+
+
 def test_checkpoints_are_let_go(tmp_path):
     with pytest.raises(Broken):
         fit(tmp_path, every=2, callbacks=[breaking(lambda *_: None, 1)])

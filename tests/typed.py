@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 import funcnets as fn
 
@@ -38,6 +39,12 @@ size: int = fn.params.count(changed) + fn.params.nbytes(changed) + len(fn.params
 fn.files.save_tree("model.npz", {"net": fn.files.to_config(net), "params": params})
 read: dict[str, jax.Array] = fn.files.load_tree(pathlib.Path("model.npz"), like={"a": x})
 whole: fn.Layer = fn.files.from_config(fn.files.load_tree("model.npz")["net"])
+optimizer = optax.adam(1e-3)
+step = fn.train.make_step(net, lambda model, batch: model(batch).mean(), optimizer)
+run = fn.train.fit(step, fn.train.create(net, optimizer, key, x), [x], epochs=2, best=("loss", "min"))
+trained: fn.train.TrainState = run.state
+counted: dict[str, int] = fn.train.fit(lambda state, _: (state, {"loss": 0.5}), {"step": 0}, [x], steps=3).state
+
 plain, params = fn.bake(net, params, x)
 plain, params, state = fn.bake(net, params, x, state={})
 
@@ -79,3 +86,5 @@ fn.params.labels(params, "**")  # pyright: ignore[reportArgumentType]
 fn.params.update(params, {"**": 0.0}, cast=True)  # pyright: ignore[reportCallIssue]
 fn.params.rename(params, {"head": 3})  # pyright: ignore[reportArgumentType]
 fn.params.average(params, weights=0.5)  # pyright: ignore[reportArgumentType]
+fn.train.fit(step, run.state, [x], epochs=2, best=("loss", "least"))  # pyright: ignore[reportArgumentType]
+fn.train.fit(step, run.state, [x], epoch=2)  # pyright: ignore[reportCallIssue]

@@ -57,17 +57,21 @@ class Step:
 
     Attributes:
       steps_per_call: How many steps a call takes.
-      single: The `Step` that takes one of these steps a call, for what is left where k do not go into a whole.
     """
 
     def __init__(
         self, advance: Callable[..., tuple[_Moving, Metrics]], steps_per_call: int = 1, single: Step | None = None
     ) -> None:
         self.steps_per_call = steps_per_call
-        self.single = single or self
         self._advance = advance
         self._compiled = jax.jit(advance, donate_argnums=0)
         self._placed: dict[Any, Callable[..., tuple[_Moving, Metrics]]] = {}
+        self._single = single
+
+    @property
+    def single(self) -> Step:
+        """The step that takes one of these steps a call, for what is left where a number of them is no multiple."""
+        return self._single or self
 
     def __call__(self, state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         check_state("step", state)

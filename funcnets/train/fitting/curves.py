@@ -30,8 +30,8 @@ class Curves(Figure):
 
 def drawn(history: History) -> Figure:
     """The figure that `History.plot` returns."""
-    names = list(history.training)
-    names += [name for name in history if name.removeprefix("train/") not in history.training]
+    evaluated = [name for name in history if name.removeprefix("train/") not in history.training]
+    names = list(dict.fromkeys([*history.training, *evaluated]))
     if not names:
         raise ValueError("plot takes a history of at least one step with a metric, got none: train first")
     columns = min(len(names), _COLUMNS)

@@ -12,7 +12,8 @@ reports nothing waits for the device: each call is handed to it before the one b
 
 With checkpoints a run that was broken off anywhere, by a signal, a crash or a loss of power, and is started again by
 the same program ends as one that was left alone, bit for bit: with the same state, the same best, the same history and
-the same logs. For that, all that it goes on from is in what is saved, {"state", "history", "best", "data"}.
+the same logs. For that, all that it goes on from is in what is saved, {"state", "history", "best", "data"}; to read one
+of these elsewhere, `checkpoints.restore(state, under="best")`.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from funcnets.shapes import show
 from funcnets.train.arguments import check_count, kind
 from funcnets.train.fitting.feed import Feed
 from funcnets.train.fitting.history import Criterion, History
+from funcnets.train.fitting.interruption import Interruption
 from funcnets.train.fitting.journals import Callback
 from funcnets.train.fitting.loop import Evaluate, Loop, S, StepFunction, Stopped
 from funcnets.train.fitting.pace import Pace, pace_of
@@ -127,16 +129,12 @@ def fit(
     criterion = _criterion(best, patience)
     feed = Feed(data)
     pace = pace_of(step, feed.length, epochs, steps, every)
-    loop = Loop(step, evaluate, checkpoints, callbacks, feed, pace, patience, state, History(criterion))
-    profiler = Profiler(profile, pace.total)
+    profiler, interruption, history = Profiler(profile, pace.total), Interruption(), History(criterion)
+    loop = Loop(step, evaluate, checkpoints, callbacks, feed, pace, patience, interruption, history, state)
     loop.resume()
     _check_calls(step, pace, loop.done)
-    with (
-        loop.interruption,
-        checkpoints or contextlib.nullcontext(),
-        profiler,
-        Bar(progress, pace.total, loop.done) as bar,
-    ):
+    bar = Bar(progress, pace.total, loop.done)
+    with interruption, checkpoints or contextlib.nullcontext(), profiler, bar:
         stopped = loop.run(profiler, bar)
     return Run(loop.state, loop.best, loop.history, stopped)
 

@@ -81,7 +81,8 @@ class Series(Mapping[str, Floats]):
 
 class History(Series):
     """The reports of a run: `history["loss"]` goes with `history.steps`. What each step measured is in
-    `history.training`, and goes with `history.training.steps`.
+    `history.training`, and goes with `history.training.steps`. That of a saved run is read by
+    `checkpoints.restore(History(), under="history")`.
 
     Attributes:
       training: A `Series` of the training metrics of each step.

@@ -24,8 +24,8 @@ class BrokenOff(BaseException):
 
 
 class Interruption:
-    """Within its `with`, the first signal is noted down and a second has its effect at once. What was set to handle
-    them before is put back afterwards.
+    """Within its `with`, the first signal is noted down and a second has its effect at once. At its end what was set to
+    handle them before is put back, and the one that was noted has its effect, but for Ctrl-C in an interactive session.
 
     Signals reach the main thread only: in others nothing is changed. One that the program ignores stays ignored; and
     where JAX runs in several processes, which could not stop at one step each by itself, all are left alone.
@@ -46,9 +46,12 @@ class Interruption:
                     self._previous[number] = signal.signal(number, self._handle)
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: object, *exception: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        is_done = self.asked == signal.SIGINT and is_interactive()  # who asked gets the run
+        if self.asked is not None and kind is None and not is_done:
+            self._pass_on(self.asked, None)
 
     @contextlib.contextmanager
     def breaking_off(self) -> Generator[None]:
@@ -59,18 +62,13 @@ class Interruption:
         finally:
             self._at_once = False
 
-    def leave(self) -> None:
-        """Does what the signal would have done; in an interactive session Ctrl-C has had its effect."""
-        if self.asked is not None and not (self.asked == signal.SIGINT and is_interactive()):
-            self._pass_on(self.asked, None)
-
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.asked is not None:
             self._pass_on(number, frame)
         self.asked = number
         if number == signal.SIGINT:
             with contextlib.suppress(RuntimeError):  # it may have come in the middle of another print
-                print("Training ends after this step, and is saved; interrupt again to leave at once.", file=sys.stderr)
+                print("\nTraining ends after the step under way; interrupt again to leave at once.", file=sys.stderr)
         if self._at_once:
             raise BrokenOff
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
 import jax
@@ -29,30 +30,27 @@ StepFunction = Callable[[S, Any], tuple[S, Mapping[str, Any]]]
 Evaluate = Callable[[S], Mapping[str, Any]]
 
 
+@dataclass(eq=False)
 class Loop(Generic[S]):
     """A run on its way: `done` steps, a `state`, the `best` one, a `history`."""
 
-    def __init__(
-        self,
-        step: StepFunction[S],
-        evaluate: Evaluate[S] | None,
-        checkpoints: Checkpoints | None,
-        callbacks: Sequence[Callback],
-        feed: Feed,
-        pace: Pace,
-        patience: int | None,
-        state: S,
-        history: History,
-    ) -> None:
-        self.step, self.evaluate, self.checkpoints, self.callbacks = step, evaluate, checkpoints, callbacks
-        self.feed, self.pace, self.patience = feed, pace, patience
-        self.state, self.history = state, history
-        self.best: S | None = None
-        self.done = self._reported = _steps_of(state)
+    step: StepFunction[S]
+    evaluate: Evaluate[S] | None
+    checkpoints: Checkpoints | None
+    callbacks: Sequence[Callback]
+    feed: Feed
+    pace: Pace
+    patience: int | None
+    interruption: Interruption
+    history: History
+    state: S
+    best: S | None = None
+
+    def __post_init__(self) -> None:
+        self.done = self._reported = _steps_of(self.state)
         self._saved = -1
         self._names: list[str] | None = None
-        self._pending = Pending(history.training)
-        self.interruption = Interruption()
+        self._pending = Pending(self.history.training)
 
     # What is saved, and gone on from
 
@@ -102,9 +100,6 @@ class Loop(Generic[S]):
             stopped = "interrupted"
         self._settle(bar)
         self._save(force=True)
-        if self.checkpoints is not None:
-            self.checkpoints.wait()
-        self.interruption.leave()
         return stopped
 
     def _train(self, profiler: Profiler, bar: Bar) -> Stopped:
@@ -189,6 +184,8 @@ class Loop(Generic[S]):
             raise TypeError(f"evaluate returns a dict of numbers, by name, got {kind(found)}: write {{'loss': loss}}")
         self._names = same_names("evaluate", self._names, found)
         trained = {f"train/{name}" if name in found else name: value for name, value in report.items()}
+        if len(trained) < len(report):
+            raise ValueError(f"evaluate and a step measure {list(found)} and {list(report)}: give them other names")
         return trained | {name: number("what evaluate returns", name, value) for name, value in found.items()}
 
     def _tell(self) -> Stopped | None:

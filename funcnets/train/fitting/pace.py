@@ -46,8 +46,9 @@ def pace_of(step: Any, length: int | None, epochs: int | None, steps: int | None
             f"fit takes {'steps=' if every else 'steps= and every=, the steps between reports,'} where the data has no "
             "length, so that nothing says what an epoch is; len(train.batches(...)) does"
         )
-    total = steps if steps is not None else (epochs or 0) * (length or 0)
-    pace = Pace(total, every or length or total, getattr(step, "steps_per_call", 1))
+    epoch = length or 0  # unknown only where nothing asks for it
+    total = (epochs or 0) * epoch if steps is None else steps
+    pace = Pace(total, every or epoch, getattr(step, "steps_per_call", 1))
     check_count("fit", "step.steps_per_call", pace.per_call)
     if pace.per_call > pace.every:
         raise ValueError(

@@ -65,16 +65,18 @@ class Pending:
         return len(steps)
 
     def _warn_of(self, steps: list[int], columns: Mapping[str, np.ndarray[Any, Any]]) -> None:
-        losses = [name for name in columns if name.rpartition("/")[2] == "loss"]
-        for name in () if self._warned or "skipped" in columns else losses:  # who skips steps sees to them
-            bad = np.flatnonzero(~np.isfinite(columns[name]))
-            if bad.size and not self._warned:
+        if self._warned or "skipped" in columns:  # who skips steps sees to them
+            return
+        for name, column in columns.items():
+            bad = np.flatnonzero(~np.isfinite(column))
+            if name.rpartition("/")[2] == "loss" and bad.size:
                 self._warned = True
                 warn(
-                    f"{name!r} of step {steps[bad[0]]} is {columns[name][bad[0]]}, and training goes on: fn.check "
-                    "finds where a number stops being finite; optax.apply_if_finite(optimizer, n) passes over such",
+                    f"{name!r} of step {steps[bad[0]]} is {column[bad[0]]}, and training goes on: fn.check finds where "
+                    "a number stops being finite; optax.apply_if_finite(optimizer, n) skips such steps",
                     RuntimeWarning,
                 )
+                return
 
 
 def number(what: str, name: str, value: Any) -> float:

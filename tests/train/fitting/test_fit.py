@@ -339,6 +339,13 @@ def test_what_steps_and_evaluate_may_not_return():
     raises(TypeError, "evaluate returns a dict of numbers, by name, got 0.5|a float", evaluate=lambda s: 0.5)
     raises(TypeError, "what evaluate returns is a real number, got None for 'a'", evaluate=lambda s: {"a": None})
     raises(ValueError, r"what evaluate returns is one number, got float32\[2\]", evaluate=lambda s: {"a": jnp.ones(2)})
+    doubly = lambda s, b: (step(s, b)[0], {"loss": 1.0, "train/loss": 1.0})  # noqa: E731
+    raises(
+        ValueError,
+        r"evaluate and a step measure \['loss', 'seen'\] and .*: give them other names",
+        doubly,
+        evaluate=evaluate,
+    )
     names = iter("ab")
     raises(ValueError, "evaluate returns the same metrics each time", evaluate=lambda s: {next(names): 1}, every=1)
     raises(ValueError, r"got 'lost' \(did you mean 'loss'\?\); there are \['loss', 'mean'\]", best="lost")

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import quick
 from catalogue import floats
 from quick import by_hand, data, evaluate, same, start, step
 
@@ -69,27 +68,26 @@ def hand():
 
 
 @pytest.mark.parametrize(
-    "given",
+    ("make", "given", "every"),
     [
-        {"data": batches, "steps": 10},
-        {"data": batches, "steps": 10, "every": 3},
-        {"data": Items, "steps": 10, "every": 4},
-        {"data": lambda: batches().stream(), "steps": 10, "every": 4},
-        {"data": lambda: fn.train.prefetch(batches().stream()), "steps": 10, "every": 7},
-        {"data": lambda: (batches()[i] for i in itertools.count()), "steps": 10, "every": 100},
-        {"data": lambda: [batches()[i] for i in range(10)], "epochs": 1},
+        (batches, {"steps": 10}, 4),
+        (batches, {"steps": 10, "every": 3}, 3),
+        (Items, {"steps": 10, "every": 4}, 4),
+        (lambda: batches().stream(), {"steps": 10, "every": 4}, 4),
+        (lambda: fn.train.prefetch(batches().stream()), {"steps": 10, "every": 7}, 7),
+        (lambda: (batches()[i] for i in itertools.count()), {"steps": 10, "every": 100}, 100),
+        (lambda: [batches()[i] for i in range(10)], {"epochs": 1}, 10),
     ],
     ids=["batches", "every", "items", "stream", "prefetch", "generator", "list"],
 )
-def test_it_is_the_loop_written_by_hand(hand, given):
-    run = fn.train.fit(STEP, created(), given.pop("data")(), **given)
+def test_it_is_the_loop_written_by_hand(hand, make, given, every):
+    run = fn.train.fit(STEP, created(), make(), **given)
     state, metrics = hand
     same(run.state, state)
     assert (run.stopped, run.best) == ("finished", None)
     assert run.history.training.steps.tolist() == list(range(1, 11))
     for name in ("loss", "worst"):
         same(run.history.training[name], np.array([float(one[name]) for one in metrics]))
-    every = given.get("every") or (10 if "epochs" in given else 4)
     reports = sorted({*range(every, 11, every), 10})
     assert run.history.steps.tolist() == reports
     losses = np.array([float(one["loss"]) for one in metrics])
@@ -122,31 +120,32 @@ def test_a_state_that_has_begun_goes_on():
     assert run.state is states[9] and run.stopped == "finished" and not run.history.steps.size
 
 
-def in_threes(state, calls, taken=batches):
+def in_threes(calls):
     """By hand: THREE where `calls` has a 3, its single step where it has a 1."""
-    i, metrics = 0, []
+    state, losses, i = created(), [], 0
     for count in calls:
-        if count == 3:
-            state, found = THREE(state, taken()[i : i + 3])
-            metrics += np.asarray(found["loss"]).tolist()
-        else:
-            state, found = THREE.single(state, taken()[i])
-            metrics.append(float(found["loss"]))
+        step, batch = (THREE, batches()[i : i + 3]) if count == 3 else (THREE.single, batches()[i])
+        state, metrics = step(state, batch)
+        losses.append(np.asarray(metrics["loss"], np.float64).reshape(count))
         i += count
-    return state, metrics
+    return state, np.concatenate(losses)
 
 
 @pytest.mark.parametrize(
-    "make", [batches, lambda: batches().stream(), lambda: fn.train.prefetch(batches().stream())], ids=str
+    "make",
+    [batches, lambda: batches().stream(), lambda: fn.train.prefetch(batches().stream())],
+    ids=["batches", "stream", "prefetch"],
 )
-@pytest.mark.parametrize("given", [{"steps": 9, "every": 3}, {"steps": 10, "every": 9}, {"epochs": 2}], ids=str)
-def test_calls_of_several_steps(make, given):
-    run = fn.train.fit(THREE, created(), make(), **({"steps": 8, "every": 4} if "epochs" in given else given))
-    calls = {9: [3, 3, 3], 10: [3, 3, 3, 1], 8: [3, 1, 3, 1]}[int(run.state.step)]
-    state, metrics = in_threes(created(), calls)
-    same(run.state, state)
-    same(run.history.training["loss"], np.array(metrics))
-    assert run.history.steps.tolist() == {9: [3, 6, 9], 10: [9, 10], 8: [4, 8]}[int(run.state.step)]
+def test_calls_of_several_steps(make):
+    for steps, every, calls, reports in (
+        (9, 3, [3, 3, 3], [3, 6, 9]),
+        (10, 9, [3, 3, 3, 1], [9, 10]),
+        (8, 4, [3, 1, 3, 1], [4, 8]),
+    ):
+        run = fn.train.fit(THREE, created(), make(), steps=steps, every=every)
+        state, losses = in_threes(calls)
+        same((run.state, run.history.training["loss"]), (state, losses))
+        assert run.history.steps.tolist() == reports
 
 
 def test_steps_without_batches():
@@ -416,4 +415,3 @@ def test_a_state_that_was_consumed_is_said():
 def test_a_run_prints_short():
     run = fn.train.fit(step, start(), data(), steps=5)
     assert repr(run) == "Run(stopped='finished', history=History(1 steps of loss, mean))"
-    assert quick.data()[0].shape == (4,)

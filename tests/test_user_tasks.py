@@ -13,6 +13,7 @@ import numpy as np
 import optax
 import pytest
 from catalogue import floats
+from trees import assert_same
 
 import funcnets as fn
 
@@ -274,6 +275,55 @@ def test_two_architectures_compared_and_one_written_to_json_and_built_again(a=NE
     again = fn.files.from_config(json.loads(text))
     assert str(difference).split() == ["field", "head.features", "2", "->", "5"]
     assert again == b
+
+
+# A run that was broken off
+
+STEADY = fn.Sequential(fn.Dense(8), fn.BatchNorm(), jax.nn.relu, fn.Dropout(0.3), fn.Dense(1))
+SLOWER = optax.adamw(optax.cosine_decay_schedule(1e-2, 20))
+DATA = fn.train.batches(np.random.default_rng(0).normal(size=(40, 4)).astype("float32"), 8, jax.random.key(1))
+STEP = fn.train.make_step(STEADY, lambda model, x: jnp.square(model(x)[:, 0] - x[:, 0] * x[:, 1]).mean(), SLOWER)
+
+
+def start():
+    return fn.train.create(STEADY, SLOWER, key, DATA[0])
+
+
+def trained(state, steps, checkpoints):
+    for i in range(steps):
+        state, _ = STEP(state, DATA[i])
+        checkpoints.save(i + 1, state)
+
+
+@pytest.fixture
+def broken_off(tmp_path):
+    """Where the checkpoints are of a run that ended at step 7."""
+    with fn.Checkpoints(tmp_path / "broken off", every=3) as checkpoints:
+        trained(start(), 7, checkpoints)
+    return tmp_path / "broken off"
+
+
+@pytest.fixture
+def left_alone(tmp_path):
+    """The state after 20 steps at one go."""
+    with fn.Checkpoints(tmp_path / "left alone", every=20) as checkpoints:
+        trained(start(), 20, checkpoints)
+        return checkpoints.restore(start())
+
+
+def same(found, expected):
+    assert_same(found, expected)  # which says where they differ
+    return True
+
+
+@pytest.mark.usefixtures("standard_promotion")  # a schedule of optax's mixes dtypes
+@within(3)
+def test_a_run_resumed_to_the_bit(broken_off, left_alone, step=STEP, data=DATA):
+    state = fn.Checkpoints(broken_off).resume(start())
+    for i in range(int(state.step), 20):
+        state, _ = step(state, data[i])
+    assert fn.Checkpoints(broken_off).steps() == (3, 6)
+    assert same(state, left_alone)
 
 
 # The inside of a net

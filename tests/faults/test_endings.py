@@ -34,7 +34,8 @@ def interrupt(number):
     save = ocp.AsyncCheckpointer.save
     ocp.AsyncCheckpointer.save = lambda *given, **named: (os.kill(os.getpid(), number), save(*given, **named))
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background may be started without
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background may be started without,
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and without this one under nohup
 checkpoints = fn.Checkpoints(sys.argv[1])
 save(1)
 """

@@ -111,7 +111,7 @@ class Plan:
         total = sum(_count(one.shapes) for one in self.declared["params"].values())
         cells = [("path", "layer", "output", "parameters")]
         for path, layer, output, size in self.rows():
-            cells.append((path, short(layer, most), short(output, most), f"{size:,}"))
+            cells.append((path or "(the net)", short(layer, most), short(output, most), f"{size:,}"))
         return [*cells, ("total", "", short(show(self.output), most), f"{total:,}")]
 
     def __repr__(self) -> str:

@@ -33,6 +33,7 @@ def test_the_printed_plan_is_a_table():
     assert lines[-1].split() == ["total", "float32[8,8]", "872"]
     assert len({len(line) for line in lines}) == 1
     assert repr(NET.plan(X)) == str(NET.plan(X))
+    assert str(fn.Dense(3).plan(X)).splitlines()[2].split()[:3] == ["(the", "net)", "Dense(3)"]
 
 
 def test_a_notebook_shows_the_plan_as_a_table_whose_cells_are_whole():

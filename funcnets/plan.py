@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from funcnets.printing import ruled_page
 from funcnets.random import draw
 from funcnets.record import KINDS, Arrays, Call, Kind, Mark, Recorder, one_copy, stand_in
 from funcnets.scope import Explicit, Scope, explain, now, shapes_of
@@ -34,7 +35,6 @@ from funcnets.shapes import (
     misfit_error,
     nested,
     ruled,
-    ruled_page,
     short,
     show,
     spec,

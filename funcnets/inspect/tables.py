@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from funcnets.inspect.rows import Row
-from funcnets.shapes import aligned, below, page, short, show
+from funcnets.printing import page
+from funcnets.shapes import aligned, below, short, show
 
 
 class Column(NamedTuple):

@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funcnets.shapes import ABSENT, Tree, entry, flat, is_array, join, names_of, near, ruled, ruled_page, show
+from funcnets.printing import ruled_page
+from funcnets.shapes import ABSENT, Tree, entry, flat, is_array, join, names_of, near, ruled, show
 
 
 def paths(params: Tree) -> list[tuple[str, Any]]:

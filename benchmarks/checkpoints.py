@@ -22,7 +22,7 @@ from measure import HEADER, row
 import funcnets as fn
 
 ROUNDS, SAVES = 5, 4
-TREES = {"25 × 20 MB": (25, 5_000_000), "500 × 1 MB": (500, 250_000)}
+TREES = {"25 × 20 MB": (25, 5_000_000), "500 × 1 MB": (500, 250_000), "100 × 10 kB": (100, 2_500)}
 
 
 class Direct:

@@ -11,6 +11,7 @@ import pathlib
 import re
 import sys
 import textwrap
+import warnings
 from typing import Any
 
 import jinja2
@@ -142,6 +143,8 @@ def build(directory: pathlib.Path) -> None:
     environment.filters |= {"to_markdown": markdown, "linkify": linkify}
     pdoc.render.configure(docformat="markdown", template_directory=HERE / "templates", show_source=False)
     others = rf"!(?!(?:{'|'.join(ROOMS)})$)"
+    # pdoc evaluates annotations, private ones too; the pages have them as they are written.
+    warnings.filterwarnings("ignore", "Error parsing type annotation")
     pdoc.pdoc(*ROOMS, others, output_directory=directory)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
+import sys
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from funcnets.printing import ruled_page
 from funcnets.random import draw
 from funcnets.record import KINDS, Arrays, Call, Kind, Mark, Recorder, one_copy, stand_in
 from funcnets.scope import Explicit, Scope, explain, now, shapes_of
@@ -46,12 +48,13 @@ if TYPE_CHECKING:
     from funcnets.layer import Layer
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Plan:
     """What a net declares for a sample: its arrays by path, and every layer's call with the shapes that went in and
     out.
 
-    Printed, it is a table of the leaves; `funcnets.inspect.summary` has more of it, and composites too.
+    Printed, or shown in a notebook, it is a table of the leaves; `funcnets.inspect.summary` has more of it, and
+    composites too.
 
     Attributes:
       layer: The net.
@@ -104,12 +107,18 @@ class Plan:
                 known.add(call.path)
         return list(rows.values())
 
-    def __str__(self) -> str:
+    def _cells(self, most: int = sys.maxsize) -> list[tuple[str, ...]]:
         total = sum(_count(one.shapes) for one in self.declared["params"].values())
         cells = [("path", "layer", "output", "parameters")]
-        cells += [(path, short(layer, 44), short(output, 44), f"{size:,}") for path, layer, output, size in self.rows()]
-        cells += [("total", "", short(show(self.output), 44), f"{total:,}")]
-        return ruled(cells, right=1)
+        for path, layer, output, size in self.rows():
+            cells.append((path or "(the net)", short(layer, most), short(output, most), f"{size:,}"))
+        return [*cells, ("total", "", short(show(self.output), most), f"{total:,}")]
+
+    def __repr__(self) -> str:
+        return ruled(self._cells(44), right=1)
+
+    def _repr_html_(self) -> str:
+        return ruled_page(self._cells(), right=1)
 
 
 def _count(shapes: Tree) -> int:

@@ -1,4 +1,4 @@
-"""Printing: code as text, and as what unfolds in a notebook.
+"""Printing: code as text, what unfolds in a notebook, and tables that a notebook shows.
 
 Code is written on one line where it fits. Where it does not, each argument has a line of its own, and a part of them
 that repeats is written once: `*[Dense(8), jax.nn.relu] * 12` is code for these 24 arguments. A text that is long all
@@ -8,6 +8,7 @@ never pasted for the whole.
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from typing import Any
 
@@ -157,3 +158,44 @@ def plain(text: str) -> Any:
     from treescope import rendering_parts
 
     return rendering_parts.text(" ".join(map(str.strip, text.split("\n"))))
+
+
+# Tables of HTML
+
+# A notebook's own style centres tables, aligns their cells to the right and puts code on grey: it is overruled.
+_STYLE = """
+.funcnets-table { overflow-x: auto }
+.funcnets-table table { border-collapse: collapse; color: inherit; font-size: 85%; margin: 0 !important }
+.funcnets-table th, .funcnets-table td { padding: 0.2em 0.5em; white-space: nowrap; border: 0 }
+.funcnets-table th, .funcnets-table td { text-align: left !important }
+.funcnets-table .number { text-align: right !important; font-variant-numeric: tabular-nums }
+.funcnets-table code { background: none !important; color: inherit; padding: 0 !important; font-size: inherit }
+.funcnets-table tbody { border-top: 1px solid; border-bottom: 1px solid }
+.funcnets-table thead tr, .funcnets-table tfoot td { font-weight: bold }
+"""
+
+
+def page(head: str, rows: Sequence[str], total: str, *notes: str) -> str:
+    """A table of HTML, in the colours of the page that it is on; each line of it is given as its cells."""
+    parts = [
+        f'<div class="funcnets-table"><style>{_STYLE}</style>',
+        f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>",
+        *(f"<tr>{row}</tr>" for row in rows),
+        f"</tbody>\n<tfoot><tr>{total}</tr></tfoot>\n</table>",
+        *(f"<p>{note}</p>" for note in notes),
+        "</div>",
+    ]
+    return "\n".join(parts)
+
+
+def ruled_page(cells: Sequence[Sequence[str]], right: int) -> str:
+    """What `ruled` writes as text, in HTML."""
+
+    def line(row: Sequence[str], opening: str, closing: str) -> str:
+        texts = [html.escape(cell) for cell in row]
+        words = [f"{opening}{text}{closing}" for text in texts[:-right]]
+        return "".join(words + [f'<td class="number">{text}</td>' for text in texts[-right:]])
+
+    head, *rows, total = cells
+    body = [line(row, "<td><code>", "</code></td>") for row in rows]
+    return page(line(head, "<th>", "</th>"), body, line(total, "<td>", "</td>"))

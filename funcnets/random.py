@@ -34,8 +34,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from funcnets.shapes import show
-from funcnets.values import Value
+from funcnets.shapes import is_array, show
+from funcnets.values import Value, code
 
 # Keys
 
@@ -440,10 +440,11 @@ def made(request: Request, key: jax.Array) -> Any:
         return request.make(key)
     array = request.init(key, request.shape, request.dtype)
     if getattr(array, "shape", None) != request.shape or array.dtype != request.dtype:
-        got = f"{array.dtype}{list(array.shape)}" if hasattr(array, "dtype") else type(array).__name__
+        asked = show(jax.ShapeDtypeStruct(request.shape, request.dtype))
+        got = show(array) if is_array(array) else type(array).__name__
         raise ValueError(
-            f"an initialiser takes (key, shape, dtype) and returns such an array; {request.init!r} was asked "
-            f"for {request.dtype}{list(request.shape)} and returned {got}"
+            f"an initialiser takes (key, shape, dtype) and returns such an array; {code(request.init)} was asked for "
+            f"{asked} and returned {got}"
         )
     return jnp.asarray(array)
 

@@ -52,8 +52,8 @@ def test_digits_killed_and_run_again_ends_with_the_same_bits(tmp_path):
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     resumed = finished(digits(tmp_path / "killed"))
-    assert "resuming after epoch" in resumed
+    assert "going on from step" in resumed
     assert bits(tmp_path / "straight") == bits(tmp_path / "killed")
 
-    assert "resuming after epoch 4" in finished(digits(tmp_path / "killed"))
-    assert "resuming" not in finished(digits(tmp_path / "killed", "--fresh"))
+    assert "going on from step 88" in finished(digits(tmp_path / "killed"))
+    assert "going on" not in finished(digits(tmp_path / "killed", "--fresh"))

@@ -23,7 +23,7 @@ FLOORS = [
     "signatures", "bound", "plan", "layer", "leaves", "compose", "places",
     "combinators", "masks", "gated", "scan", "wrappers", "params", "loops", "layers",
     "parametrization", "parametrizations", "rewrite", "inspect", "generate",
-    "registry", "rows", "files", "train", "checkpoint", "later",
+    "registry", "rows", "files", "checkpoint", "train", "later",
 ]  # fmt: skip
 
 
@@ -152,7 +152,11 @@ def test_importing_starts_no_backend_and_loads_neither_optax_nor_orbax():
         import sys, jax
         import funcnets
 
-        loaded = [name for name in ("optax", "orbax", "orbax.checkpoint", "chex", "tqdm") if name in sys.modules]
+        heavy = ("optax", "orbax", "orbax.checkpoint", "chex", "tqdm", "matplotlib", "tensorboardX")
+        loaded = [name for name in heavy if name in sys.modules]
+        assert not loaded, loaded
+        import funcnets.train
+        loaded = [name for name in heavy if name in sys.modules]
         assert not loaded, loaded
         jax.config.update("jax_num_cpu_devices", 3)  # raises once a backend is running
         assert jax.device_count() == 3

@@ -126,7 +126,7 @@ def test_sizes_and_the_table():
     assert shown.rows[0] == ("a/kernel", (200, 30), jnp.bfloat16, 6000, 12000)
     page = shown._repr_html_()
     assert page.count("<tr>") == page.count("</tr>") == 4
-    assert "<td>a/&lt;b&gt;</td>" in page
+    assert "<td><code>a/&lt;b&gt;</code></td>" in page
     assert table(jnp.ones(3)).rows[0].path == ""
     assert "(all)" in str(table(jnp.ones(3)))
     assert table(params["a"]["kernel"]) == table(jax.ShapeDtypeStruct((200, 30), jnp.bfloat16))
@@ -162,7 +162,7 @@ def test_difference_as_data():
     ]
     assert found == difference(a, b)
     assert not difference(a, jax.eval_shape(lambda: a))
-    assert str(difference(a, a)) == "  no difference"
+    assert repr(difference(a, a)) == str(difference(a, a)) == "  no difference"
     assert not difference({}, {"a": {"b": {}}})
     assert difference(jnp.ones(2), {}).missing == {"": spec(2)} == difference({}, jnp.ones(2)).extra
     with pytest.raises(AttributeError):

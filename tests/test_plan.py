@@ -32,6 +32,19 @@ def test_the_printed_plan_is_a_table():
     assert lines[2].split() == ["dense_0", "Dense(32)", "float32[8,32]", "544"]
     assert lines[-1].split() == ["total", "float32[8,8]", "872"]
     assert len({len(line) for line in lines}) == 1
+    assert repr(NET.plan(X)) == str(NET.plan(X))
+    assert str(fn.Dense(3).plan(X)).splitlines()[2].split()[:3] == ["(the", "net)", "Dense(3)"]
+
+
+def test_a_notebook_shows_the_plan_as_a_table_whose_cells_are_whole():
+    def a_function_with_a_name_that_no_column_of_text_would_hold(x):
+        return x
+
+    page = fn.Sequential(fn.Dense(32), a_function_with_a_name_that_no_column_of_text_would_hold).plan(X)._repr_html_()
+    assert "<td><code>dense_0</code></td><td><code>Dense(32)</code></td><td><code>float32[8,32]</code></td>" in page
+    assert "a_function_with_a_name_that_no_column_of_text_would_hold</code>" in page
+    assert page.count('<td class="number">544</td>') == 2  # the layer's, and in total
+    assert page.count("<tr>") == page.count("</tr>") == 4
 
 
 def test_shapes_of_a_plan():

@@ -361,6 +361,7 @@ def test_an_initialiser_with_a_recipe_need_not_be_ours(key):
 def test_a_function_that_returns_something_else_is_named(key, wrong, got):
     with pytest.raises(ValueError, match=rf"asked for float32\[3\] and returned {got}") as caught:
         draw(key, [Request((("blocks", 2), ("w", None)), wrong, (3,))])
+    assert "; <lambda> was asked for" in str(caught.value)
     assert "while drawing blocks/w" in caught.value.__notes__
 
 

@@ -39,6 +39,12 @@ size: int = fn.params.count(changed) + fn.params.nbytes(changed) + len(fn.params
 fn.files.save_tree("model.npz", {"net": fn.files.to_config(net), "params": params})
 read: dict[str, jax.Array] = fn.files.load_tree(pathlib.Path("model.npz"), like={"a": x})
 whole: fn.Layer = fn.files.from_config(fn.files.load_tree("model.npz")["net"])
+optimizer = optax.adam(1e-3)
+step = fn.train.make_step(net, lambda model, batch: model(batch).mean(), optimizer)
+run = fn.train.fit(step, fn.train.create(net, optimizer, key, x), [x], epochs=2, best=("loss", "min"))
+trained: fn.train.TrainState = run.state
+counted: dict[str, int] = fn.train.fit(lambda state, _: (state, {"loss": 0.5}), {"step": 0}, [x], steps=3).state
+
 plain, params = fn.bake(net, params, x)
 plain, params, state = fn.bake(net, params, x, state={})
 
@@ -47,14 +53,13 @@ def loss(model: Any, batch: jax.Array) -> jax.Array:
     return jnp.square(model(batch)).mean()
 
 
-adam = optax.adam(1e-3)
 data = fn.train.batches({"x": x}, 1, key, partial="keep")
-step = fn.train.make_step(net, loss, adam, accumulate=2)
-run: fn.train.TrainState = fn.train.create(net, adam, key, x)
+step = fn.train.make_step(net, loss, optimizer, accumulate=2)
+begun: fn.train.TrainState = fn.train.create(net, optimizer, key, x)
 with fn.Checkpoints("runs/typed", keep=2, best=("accuracy", "max")) as checkpoints:
-    run = checkpoints.resume(run)
-    run, metrics = step(run, data[0])
-    saved: bool = checkpoints.save(1, run, metrics={"accuracy": 0.5})
+    begun = checkpoints.resume(begun)
+    begun, metrics = step(begun, data[0])
+    saved: bool = checkpoints.save(1, begun, metrics={"accuracy": 0.5})
 
 
 class Encoder(fn.Composite):
@@ -94,6 +99,8 @@ fn.params.labels(params, "**")  # pyright: ignore[reportArgumentType]
 fn.params.update(params, {"**": 0.0}, cast=True)  # pyright: ignore[reportCallIssue]
 fn.params.rename(params, {"head": 3})  # pyright: ignore[reportArgumentType]
 fn.params.average(params, weights=0.5)  # pyright: ignore[reportArgumentType]
+fn.train.fit(step, run.state, [x], epochs=2, best=("loss", "least"))  # pyright: ignore[reportArgumentType]
+fn.train.fit(step, run.state, [x], epoch=2)  # pyright: ignore[reportCallIssue]
 
 # Of each sort of call: a misspelt keyword, a wrong type, a missing argument.
 fn.Sequential(layer=[net])  # pyright: ignore[reportCallIssue]
@@ -102,11 +109,11 @@ fn.Repeat(net, 3, shraed=True)  # pyright: ignore[reportCallIssue]
 fn.Repeat(net, "three")  # pyright: ignore[reportArgumentType]
 fn.Repeat(net)  # pyright: ignore[reportCallIssue]
 fn.Ensemble(net, m=3)  # pyright: ignore[reportCallIssue]
-fn.train.make_step(net, loss, adam, acumulate=2)  # pyright: ignore[reportCallIssue]
-fn.train.make_step(net, loss, adam, accumulate="two")  # pyright: ignore[reportArgumentType]
-fn.train.make_step(net, adam, loss)  # pyright: ignore[reportArgumentType]
+fn.train.make_step(net, loss, optimizer, acumulate=2)  # pyright: ignore[reportCallIssue]
+fn.train.make_step(net, loss, optimizer, accumulate="two")  # pyright: ignore[reportArgumentType]
+fn.train.make_step(net, optimizer, loss)  # pyright: ignore[reportArgumentType]
 fn.train.make_step(net, loss)  # pyright: ignore[reportCallIssue]
-fn.train.create(adam, net, key, x)  # pyright: ignore[reportArgumentType]
+fn.train.create(optimizer, net, key, x)  # pyright: ignore[reportArgumentType]
 fn.train.batches(x, 8, key, partail="keep")  # pyright: ignore[reportCallIssue]
 fn.train.batches(x, "8")  # pyright: ignore[reportArgumentType]
 fn.train.batches(x, 8, key, partial="kept")  # pyright: ignore[reportArgumentType]
@@ -115,4 +122,4 @@ fn.Checkpoints("runs/typed", keeps=2)  # pyright: ignore[reportCallIssue]
 fn.Checkpoints(3)  # pyright: ignore[reportArgumentType]
 fn.Checkpoints("runs/typed", best=("accuracy", "most"))  # pyright: ignore[reportArgumentType]
 fn.Checkpoints()  # pyright: ignore[reportCallIssue]
-checkpoints.save(run)  # pyright: ignore[reportCallIssue]
+checkpoints.save(begun)  # pyright: ignore[reportCallIssue]

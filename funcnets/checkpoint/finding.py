@@ -97,9 +97,9 @@ class Finding:
         self._damaged.pop(step, None)
 
 
-def warn(text: str) -> None:
-    """Warns of the line outside of this package that called it."""
+def warn(text: str, category: type[Warning] = UserWarning) -> None:
+    """Warns of the line outside of funcnets that called it."""
     frame, depth = sys._getframe(1), 2
-    while frame.f_back is not None and frame.f_globals["__name__"].startswith(__package__ or __name__):
+    while frame.f_back is not None and frame.f_globals["__name__"].partition(".")[0] == "funcnets":
         frame, depth = frame.f_back, depth + 1
-    warnings.warn(text, stacklevel=depth)
+    warnings.warn(text, category, stacklevel=depth)

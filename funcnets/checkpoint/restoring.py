@@ -51,7 +51,9 @@ class Restoring:
             text += [f"restore takes a tree like {what}; {place} differs from it:", *_indented(lines)]
         to_do = "To go on with another net and the same arrays, leave net= out"
         if lines:
-            to_do = advice(rows, self.wanted, "Restore into what was saved, or what fits: restore(like, strict=False)")
+            under = f"under={self.under!r}, " if self.under else ""
+            otherwise = f"Restore into what was saved, or what fits: restore(like, {under}strict=False)"
+            to_do = advice(rows, self.wanted, otherwise)
         raise ValueError("\n".join([*text, to_do]))
 
     def fitting(self, stored: Stored) -> tuple[Any, Report]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from funcnets.inspect.rows import Row
+from funcnets.printing import page
 from funcnets.shapes import aligned, below, short, show
 
 
@@ -120,18 +121,6 @@ def _of_frozen(totals: Row) -> str:
 
 # HTML
 
-# A notebook's own style centres tables, aligns their cells to the right and puts code on grey: it is overruled.
-_STYLE = """
-.funcnets-summary { overflow-x: auto }
-.funcnets-summary table { border-collapse: collapse; color: inherit; font-size: 85%; margin: 0 !important }
-.funcnets-summary th, .funcnets-summary td { padding: 0.2em 0.5em; white-space: nowrap; border: 0 }
-.funcnets-summary th, .funcnets-summary td { text-align: left !important }
-.funcnets-summary .number { text-align: right !important; font-variant-numeric: tabular-nums }
-.funcnets-summary code { background: none !important; color: inherit; padding: 0 !important; font-size: inherit }
-.funcnets-summary tbody { border-top: 1px solid; border-bottom: 1px solid }
-.funcnets-summary thead th, .funcnets-summary tfoot td { font-weight: bold }
-"""
-
 
 def html_table(rows: Sequence[Row], totals: Row) -> str:
     """A table with all columns, in the colours of the page that it is on.
@@ -145,16 +134,9 @@ def html_table(rows: Sequence[Row], totals: Row) -> str:
     body: list[str] = []
     for row, place in zip(rows, _places(rows), strict=True):
         path = f'<td style="padding-left: {max(row.depth, 1) * 1.2 - 0.5:.1f}em" title="{html.escape(row.path)}">'
-        body.append(f"<tr>{path}<code>{html.escape(place)}</code></td>{_cells(columns, row)}</tr>")
-    parts = [
-        f'<div class="funcnets-summary"><style>{_STYLE}</style>',
-        f"<table>\n<thead><tr><th>path</th>{titles}</tr></thead>\n<tbody>",
-        *body,
-        f"</tbody>\n<tfoot><tr><td>total</td>{_cells(columns, totals)}</tr></tfoot>\n</table>",
-        *[f"<p>{_of_frozen(totals)}</p>"] * bool(totals.frozen),
-        "</div>",
-    ]
-    return "\n".join(parts)
+        body.append(f"{path}<code>{html.escape(place)}</code></td>{_cells(columns, row)}")
+    notes = [_of_frozen(totals)] * bool(totals.frozen)
+    return page(f"<th>path</th>{titles}", body, f"<td>total</td>{_cells(columns, totals)}", *notes)
 
 
 def _cells(columns: Sequence[Column], row: Row) -> str:

@@ -15,7 +15,7 @@ from funcnets.shapes import table as lines
 Both = tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Difference:
     """How two trees of arrays differ; see `difference`. It is false where they do not, and prints as a table.
 
@@ -34,7 +34,7 @@ class Difference:
     def __bool__(self) -> bool:
         return any((self.missing, self.extra, self.reshaped, self.retyped))
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         rows = [Row("missing", path, one, ABSENT) for path, one in self.missing.items()]
         rows += [Row("extra", path, ABSENT, one) for path, one in self.extra.items()]
         rows += [Row("reshaped", path, *both) for path, both in self.reshaped.items()]
@@ -51,7 +51,7 @@ def difference(expected: Tree, got: Tree) -> Difference:
 
     Example:
       >>> old, new = (fn.Dense(3, use_bias=bias).plan(jnp.ones((1, n))).params for bias, n in ((True, 2), (False, 4)))
-      >>> print(fn.params.difference(old, new))
+      >>> fn.params.difference(old, new)
         missing   bias    expected float32[3], got nothing
         reshaped  kernel  expected float32[2,3], got float32[4,3]
       >>> bool(fn.params.difference(old, old))

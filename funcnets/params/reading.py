@@ -7,7 +7,6 @@ true of parameters here is true of states, gradients and optimiser moments of th
 
 from __future__ import annotations
 
-import html
 import math
 import sys
 from collections.abc import Iterable, Mapping
@@ -18,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from funcnets.printing import ruled_page
 from funcnets.shapes import ABSENT, Tree, entry, flat, is_array, join, names_of, near, ruled, show
 
 
@@ -189,10 +189,7 @@ class Table:
         return ruled(self._cells(), right=2)
 
     def _repr_html_(self) -> str:
-        head, *body = self._cells()
-        lines = ["".join(f"<th>{cell}</th>" for cell in head)]
-        lines += ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in body]
-        return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
+        return ruled_page(self._cells(), right=2)
 
 
 def table(params: Tree) -> Table:

@@ -40,7 +40,7 @@ class Changed(NamedTuple):
     old_path: str
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Report:
     """What became of the parameters of two nets; printed, a table.
 
@@ -70,7 +70,7 @@ class Report:
     without_state: bool = False
     hint: str = ""
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         before = [*self.kept, *(one.old for one in self.moved), *self.dropped, *(one.old_path for one in self.reshaped)]
         after = [*self.kept, *(one.new for one in self.moved), *self.fresh, *(one.path for one in self.reshaped)]
         converted = [_changed(one) for one in self.converted]

@@ -59,11 +59,19 @@ class Step:
       steps_per_call: How many steps a call takes.
     """
 
-    def __init__(self, advance: Callable[..., tuple[_Moving, Metrics]], steps_per_call: int) -> None:
+    def __init__(
+        self, advance: Callable[..., tuple[_Moving, Metrics]], steps_per_call: int = 1, single: Step | None = None
+    ) -> None:
         self.steps_per_call = steps_per_call
         self._advance = advance
         self._compiled = jax.jit(advance, donate_argnums=0)
         self._placed: dict[Any, Callable[..., tuple[_Moving, Metrics]]] = {}
+        self._single = single
+
+    @property
+    def single(self) -> Step:
+        """The step that takes one of these steps a call, for what is left where a number of them is no multiple."""
+        return self._single or self
 
     def __call__(self, state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         check_state("step", state)
@@ -168,7 +176,8 @@ def make_step(
         _check_stacked(batches, steps_per_call)
         return jax.lax.scan(lambda carry, batch: once(carry, key, batch), moving, batches, steps_per_call)
 
-    return Step(once if steps_per_call == 1 else several, steps_per_call)
+    single = Step(once)
+    return single if steps_per_call == 1 else Step(several, steps_per_call, single)
 
 
 def _play(

@@ -67,6 +67,7 @@ def test_a_subtree_is_compared_and_found_by_name(saved):
     ) as error:
         saved.restore({"kernel": jnp.zeros((2, 3)), "bias": jnp.zeros(9)}, under="params/encoder")
     assert "\n  bias: checkpoint float32[3], model float32[9]\n" in str(error.value)
+    assert str(error.value).endswith("restore(like, under='params/encoder', strict=False)")
     with pytest.raises(
         ValueError, match=r"under= a path.*'params/encodr' \(did you mean 'params/encoder'\?\).*key, params"
     ):

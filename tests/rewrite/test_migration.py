@@ -48,10 +48,14 @@ def test_a_wider_head_on_a_trained_net():
             Changed("head/bias", spec(2), spec(5), "head/bias"),
         ),
     )
-    assert str(report) == (
-        "kept       2 as they are\n"
-        "reshaped   head/kernel  float32[8,2] -> float32[8,5]  (drawn)\n"
-        "reshaped   head/bias  float32[2] -> float32[5]  (drawn)"
+    assert (
+        repr(report)
+        == str(report)
+        == (
+            "kept       2 as they are\n"
+            "reshaped   head/kernel  float32[8,2] -> float32[8,5]  (drawn)\n"
+            "reshaped   head/bias  float32[2] -> float32[5]  (drawn)"
+        )
     )
 
 

@@ -1,0 +1,68 @@
+"""Batches by step, from whatever holds them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import funcnets as fn
+from funcnets.train.fitting.feed import Feed
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        fn.train.batches(np.arange(20.0), 4),
+        [np.arange(4.0) + 4 * i for i in range(5)],
+        fn.train.batches(np.arange(20.0), 4).stream(),
+        (np.arange(4.0) + 4 * i for i in range(5)),
+        (jnp.arange(4.0) + 4 * i for i in range(5)),
+    ],
+    ids=["batches", "list", "stream", "generator", "on the device"],
+)
+def test_batches_of_several_steps_are_stacked(data):
+    feed = Feed(data)
+    first = feed.take(0, 1)
+    three = feed.take(1, 3)
+    np.testing.assert_array_equal(first, np.arange(4.0))
+    np.testing.assert_array_equal(three, np.arange(4.0, 16).reshape(3, 4))
+    assert isinstance(three, jax.Array) == isinstance(first, jax.Array)
+
+
+def test_no_batches_are_none():
+    feed = Feed(None)
+    assert feed.take(0, 1) is None and feed.take(0, 3) is None
+    assert feed.length is None and feed.resumable and feed.position is None
+
+
+def test_an_iterator_that_keeps_its_place_is_saved():
+    stream = fn.train.batches(np.arange(4), 2).stream()
+    assert Feed(stream).position is stream
+    assert Feed(stream).resumable
+    generator = Feed(i for i in range(3))
+    assert generator.position is None and not generator.resumable
+
+
+def test_what_is_iterated_over_gives_an_iterator_each_time():
+    class Loader:
+        def __iter__(self):
+            return iter([1, 2])
+
+    feed = Feed(Loader())
+    assert [feed.take(i, 1) for i in range(5)] == [1, 2, 1, 2, 1]
+    with pytest.raises(StopIteration):
+        Feed(type("Empty", (), {"__iter__": lambda self: iter(())})()).take(0, 1)
+
+
+def test_what_is_no_data_is_refused():
+    for given in ({"x": np.zeros(3)}, np.zeros(3), "digits", 5, lambda step: step):
+        with pytest.raises(TypeError, match="fit takes batches, data.step., or an iterator of them, got"):
+            Feed(given)
+    with pytest.raises(ValueError, match="fit takes batches, got a list of none: are there fewer examples than one"):
+        Feed([])
+
+
+def test_short_batches_are_not_stacked():
+    short = [np.zeros(4), np.zeros(3)]
+    with pytest.raises(ValueError, match=r"have one shape, got \[\(3,\), \(4,\)\]: leave out those that are not full"):
+        Feed(short).take(0, 2)

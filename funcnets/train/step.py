@@ -28,6 +28,7 @@ import jax.numpy as jnp
 from funcnets.layer import Layer
 from funcnets.shapes import Tree, is_array, show
 from funcnets.train.arguments import check_count, check_metrics, check_net
+from funcnets.train.averaging import check_chains
 from funcnets.train.parts import (
     Loss,
     Turn,
@@ -72,6 +73,9 @@ class Step:
     def single(self) -> Step:
         """The step that takes one of these steps a call, for what is left where a number of them is no multiple."""
         return self._single or self
+
+    def __repr__(self) -> str:
+        return f"Step(steps_per_call={self.steps_per_call})"
 
     def __call__(self, state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         check_state("step", state)
@@ -118,8 +122,9 @@ def make_step(
     """A compiled function (state, batch) → (new state, metrics). It consumes the state it is given: its buffers are
     reused.
 
-    Metrics hold "loss" and what the loss returned, and "skipped", the number of steps so far that changed nothing,
-    where the optimiser skips (`optax.apply_if_finite`, `train.scale_loss`): the net's state is then kept too.
+    Metrics hold "loss" and what the loss returned. Where the optimiser skips steps that are not finite
+    (`optax.apply_if_finite`, `train.scale_loss`), "skipped" is 1 for one that changed nothing, the net's state neither,
+    and else 0; `train.skipped(state)` counts them.
 
     Of losses by parts, one moves its part of the parameters after the other, in the order of the mapping, and sees what
     the one before left: {"critic/**": critic_loss, "generator/**": generator_loss}. Those of "critic/**" are then named
@@ -133,8 +138,8 @@ def make_step(
       optimizer: What the state was created with: an optax optimiser, or several by patterns. It is also given `value`,
         `grad` and `value_fn`, which line searches ask for.
       accumulate: In how many equal pieces a batch goes through the net, one after the other, to save memory. Where the
-        loss is a mean over examples, the gradient is that of the whole batch. (Statistics of the batch are each
-        piece's, and each piece has its own randomness.) Metrics are means over the pieces.
+        loss is a plain mean over examples, the gradient is that of the whole batch; one of a mask or a sum is not, and
+        statistics of the batch are each piece's. Each piece has its own randomness. Metrics are means over the pieces.
       steps_per_call: k steps in one compiled loop: the batch has a new first axis of k, `data[i : i + k]`, and so have
         the metrics. A batch of None is None in each step, for a loss that holds its data.
 
@@ -163,6 +168,7 @@ def make_step(
         params, state, opt_state, number = moving
         owner = owners(net, params, optimizers)
         check_opt_state(optimizers, params, owner, opt_state)
+        check_chains(opt_state)
         key = jax.random.fold_in(key, number)
         metrics: Metrics = {}
         for i, turn in enumerate(turns):
@@ -201,7 +207,7 @@ def _play(
         value, metrics = _value_and_metrics(turn.loss(model, piece))
         return value, (metrics, model.state)
 
-    learned = hidden(params, kept)
+    learned, moved = hidden(params, kept), list[Tree]()
     scaled = scaled_by(loss_scale(part_state(opt_state, part) for part in turn.parts), objective)
     gradients, (metrics, new_state) = _gradients(scaled, learned, state, key, batch, accumulate)
     for part in turn.parts:
@@ -217,10 +223,12 @@ def _play(
         )
         params = shown(params, jax.tree.map(_added, mine, updates), theirs)
         opt_state = with_part_state(opt_state, part, new)
-    taken, count = skipping(part_state(opt_state, part) for part in turn.parts)
-    if taken is not None:
-        new_state = jax.tree.map(lambda new, old: jnp.where(taken, new, old), new_state, state)
-    return (params, new_state, opt_state), metrics if count is None else metrics | {"skipped": count}
+        moved.append(updates)
+    skips = skipping([part_state(opt_state, part) for part in turn.parts], moved)
+    if skips is not None:
+        new_state = jax.tree.map(lambda new, old: jnp.where(skips, old, new), new_state, state)
+        metrics = metrics | {"skipped": skips.astype(jnp.int32)}
+    return (params, new_state, opt_state), metrics
 
 
 def _gradients(
@@ -258,7 +266,10 @@ def _cut(batch: Any, pieces: int) -> Any:
                 f"{show(leaf)} at batch{jax.tree_util.keystr(path)}: give batches of a size divisible by {pieces}, and "
                 "let the loss hold what is no example"
             )
-    return jax.tree.map(lambda leaf: leaf.reshape(pieces, leaf.shape[0] // pieces, *leaf.shape[1:]), batch)
+    # each piece takes examples from all over the batch: one that is spread over devices leaves each its own part
+    return jax.tree.map(
+        lambda leaf: leaf.reshape(leaf.shape[0] // pieces, pieces, *leaf.shape[1:]).swapaxes(0, 1), batch
+    )
 
 
 def _check_stacked(batches: Any, steps: int) -> None:

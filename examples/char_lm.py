@@ -1,6 +1,6 @@
 """A small GPT that learns to write, character by character, from the manual that ships with Python.
 
-    python examples/char_lm.py                        # about a minute on two CPU cores
+    python examples/char_lm.py                        # under two minutes on two CPU cores
     python examples/char_lm.py --prompt "A class"     # again: it is trained, and goes on with another prompt
     python examples/char_lm.py --steps 6000           # trains on, from where it stopped
     python examples/char_lm.py --fresh                # starts over

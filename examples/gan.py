@@ -1,6 +1,6 @@
 """A GAN that draws digits: two losses over one net, each with the part of the parameters that it moves.
 
-    python examples/gan.py            # under a minute on two CPU cores; the picture is runs/gan/digits.png
+    python examples/gan.py            # half a minute on two CPU cores; the picture is runs/gan/digits.png
 
 The generator draws the digit it is asked for, the critic says how real it looks, and a step plays both: of
 {"critic/**": ..., "generator/**": ...} each loss moves the parameters that its pattern fits, with an optimiser of its

@@ -1,6 +1,6 @@
 """An LSTM that tells nine speakers apart, and is surer the longer it listens.
 
-    python examples/series.py     # half a minute on two CPU cores; the picture is runs/series/listening.png
+    python examples/series.py     # 15 seconds on two CPU cores; the picture is runs/series/listening.png
 
 Each recording is a vowel, 7 to 29 frames of 12 coefficients (Japanese Vowels, Kudo et al. 1999, which comes with
 sktime). Recordings are padded to one length; `lengths` tells the LSTM how long each is, and nothing depends on what

@@ -42,7 +42,7 @@ def trained(net, data, steps, params=None):
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Fine-tune a net that reads 0 to 4 to read 5 to 9.")
+    parser = argparse.ArgumentParser(description="Fine-tune a net that reads digits to tell odd from even.")
     parser.add_argument("--steps", type=int, default=300, help="steps of each training (default 300)")
     arguments = parser.parse_args()
 

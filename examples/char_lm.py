@@ -29,7 +29,7 @@ LENGTH = 96  # the characters that the net sees at once
 BATCH = 4
 NEW = 400  # the characters that it writes in the end
 
-# Topics quote each other: what is held out is not to be found in what is learned, so each paragraph counts once.
+# Topics quote each other, so each paragraph counts once: what is held out is then not among what is learned.
 text = "\n\n".join(dict.fromkeys("\n\n".join(topics.values()).split("\n\n")))
 vocabulary = sorted(set(text))
 number = {character: i for i, character in enumerate(vocabulary)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
@@ -86,7 +86,7 @@ def evaluate(net: Layer, measure: Measure, state: TrainState, batches: Iterable[
 def _total(net: Layer, measure: Measure, params: Tree, state: Tree, batch: Any) -> dict[str, tuple[Any, Any]]:
     values = measure(net.bind(params, state=state), batch)
     check_metrics("measure returns a dict of metrics", values)
-    return {name: _weighed(name, value) for name, value in values.items()}
+    return OrderedDict((name, _weighed(name, value)) for name, value in values.items())  # whose order JAX keeps
 
 
 def _weighed(name: str, value: Any) -> tuple[Any, Any]:

@@ -19,6 +19,7 @@ what a step remembers besides the net's parameters and state is the optimiser's.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
@@ -49,7 +50,7 @@ from funcnets.train.state import TrainState, check_state, devices_of
 if TYPE_CHECKING:
     import optax
 
-Metrics = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]  # an OrderedDict inside, whose order JAX keeps
 _Moving = tuple[Tree, Tree, Any, jax.Array]  # params, state, opt_state, step
 
 
@@ -88,7 +89,7 @@ class Step:
         compiled = self._compiled if devices == 1 else self._for(state)
         moved, metrics = compiled(_moving(state), state.key, batch)
         params, carried, opt_state, number = moved
-        return TrainState(params, carried, opt_state, number, state.key), metrics
+        return TrainState(params, carried, opt_state, number, state.key), dict(metrics)
 
     def lower(self, state: TrainState, batch: Any) -> Any:
         """The step lowered for these arrays or their specs, as `jax.jit(f).lower`: to look at what is compiled."""
@@ -170,7 +171,7 @@ def make_step(
         check_opt_state(optimizers, params, owner, opt_state)
         check_chains(opt_state)
         key = jax.random.fold_in(key, number)
-        metrics: Metrics = {}
+        metrics: Metrics = OrderedDict()
         for i, turn in enumerate(turns):
             theirs = jax.random.fold_in(key, i) if len(turns) > 1 else key
             played = _play(net, turn, optimizers, owner, accumulate, (params, state, opt_state), theirs, batch)
@@ -227,7 +228,7 @@ def _play(
     skips = skipping([part_state(opt_state, part) for part in turn.parts], moved)
     if skips is not None:
         new_state = jax.tree.map(lambda new, old: jnp.where(skips, old, new), new_state, state)
-        metrics = metrics | {"skipped": skips.astype(jnp.int32)}
+        metrics["skipped"] = skips.astype(jnp.int32)
     return (params, new_state, opt_state), metrics
 
 
@@ -292,4 +293,4 @@ def _value_and_metrics(result: Any) -> tuple[jax.Array, Metrics]:
     check_metrics("a loss returns (loss, metrics) with a dict of these", metrics)
     if taken := {"loss", "skipped"} & set(metrics):
         raise ValueError(f"metrics of a loss have names of their own, got {sorted(taken)}: call it something else")
-    return value, {"loss": value, **metrics}
+    return value, OrderedDict([("loss", value), *metrics.items()])

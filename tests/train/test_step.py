@@ -218,3 +218,19 @@ def test_what_is_printed_are_sizes():
     )
     assert "step=int32[]" in repr(jax.eval_shape(lambda: state))
     assert repr(fn.train.make_step(NET, lambda model, x: model(x).sum(), optax.sgd(0.1))) == "Step(steps_per_call=1)"
+
+
+@pytest.mark.parametrize("options", [{}, {"accumulate": 2}, {"steps_per_call": 2}])
+def test_metrics_keep_their_order(options):
+    def measured(model, batch):
+        y = model(batch)
+        return y.sum(), {"z": y.max(), "a": y.min()}
+
+    state = fn.train.create(fn.Dense(1), optax.sgd(0.1), KEY, X)
+    step = fn.train.make_step(fn.Dense(1), measured, optax.sgd(0.1), **options)
+    _, metrics = step(state, X.reshape(2, 16, 5) if "steps_per_call" in options else X)
+    assert type(metrics) is dict
+    assert list(metrics) == ["loss", "z", "a"]
+    state = fn.train.create(fn.Dense(1), optax.sgd(0.1), KEY, X)
+    found = fn.train.evaluate(fn.Dense(1), lambda model, x: {"z": x[:, 0], "a": x[:, 1]}, state, [X])
+    assert list(found) == ["z", "a"]

@@ -12,6 +12,11 @@ when the program ends (by its last line, sys.exit, an exception, Ctrl-C, SIGTERM
 A step is on disk whole or not at all, so a process that SIGKILL ends leaves the steps before. A write that fails raises
 from what is called next: a save that is due, wait, a read or close.
 
+*One writes at a time.* The first save locks a directory, and close, or the end of the process whatever that is, unlocks
+it; a save of another object in between, of this process or another, raises and names who writes. Any number may read.
+In a JAX run of several processes the first one's lock stands for all. There is none at URLs, on Windows, and where the
+file system has none.
+
 *Nothing is adapted.* Before any array is read, names, containers, shapes and dtypes are compared with those of `like`,
 and the net with the one saved; one error lists all that differs. What fits only in part is taken over where that is
 asked for, with a report. Where arrays are is no part of a checkpoint: one saved on eight devices is read on one, and
@@ -131,6 +136,7 @@ class Checkpoints:
         Raises:
           ValueError: The step is not later; `metrics` does not go with `best`; an array was donated before.
           TypeError: A leaf is of another type.
+          RuntimeError: Another process, or another Checkpoints of this one, writes to the directory.
           Exception: What an earlier write failed with.
 
         Example: `checkpoints.save(step, state, metrics={"loss": loss})`
@@ -143,6 +149,9 @@ class Checkpoints:
         arrays = _arrays(rows, leaves)
         rows = with_states(rows, leaves)
         self.wait()
+        if first_process():
+            with leaving.unbroken():
+                self._steps.open()
         self._make_way(step)
         if self._writer is None:
             self._writer = Writer(self._steps, self._keeping.superfluous)
@@ -267,7 +276,7 @@ class Checkpoints:
             raise
 
     def close(self) -> None:
-        """Waits like `wait`, and frees what writing needs; used again, it opens again."""
+        """Waits like `wait`, frees what writing needs, and lets others write there; used again, it opens again."""
         try:
             self.wait()
         except Exception:
@@ -279,6 +288,7 @@ class Checkpoints:
         if self._writer is not None:
             self._writer.close()
         self._writer = None
+        self._steps.close()
         leaving.forget(self)
 
     def __enter__(self) -> Self:

@@ -4,6 +4,7 @@
     40.writing/     one that is being written, or was when the program was killed
     20.deleting/    one that is no longer kept
     30.damaged/     one that was set aside, since a run went on from before it; nothing but a person deletes it
+    .lock           says which process writes, see funcnets.checkpoint.lock
 
 Where names cannot be changed in one go ("gs://...", "s3://..."), a step is written under its number at once; there the
 manifest, which is written last, says that it is whole.
@@ -11,13 +12,13 @@ manifest, which is written last, says that it is whole.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import itertools
 import re
 from typing import TYPE_CHECKING
 
 from funcnets.checkpoint.integrity import MANIFEST
+from funcnets.checkpoint.lock import Lock
 
 if TYPE_CHECKING:
     from etils import epath
@@ -29,6 +30,7 @@ class Steps:
     def __init__(self, directory: str) -> None:
         self.directory = directory
         self._remote = "://" in directory
+        self._lock = Lock(directory)
 
     @functools.cached_property
     def _root(self) -> epath.Path:
@@ -53,6 +55,16 @@ class Steps:
     def draft(self, step: int) -> epath.Path:
         """Where the step is written."""
         return self.folder(step) if self._remote else self._root / f"{step}.writing"
+
+    def open(self) -> None:
+        """Makes the directory, if need be, and this object the one that writes there, until `close`."""
+        if not self._remote:
+            self._root.mkdir(parents=True, exist_ok=True)
+            if self._lock.take():
+                self._sweep()
+
+    def close(self) -> None:
+        self._lock.let_go()
 
     def begin(self, step: int) -> None:
         """Makes the draft, an empty directory."""
@@ -80,15 +92,8 @@ class Steps:
         self.folder(step).rename(self._root / name)
         return name
 
-    def sweep(self) -> None:
-        """Deletes what a program left that was killed; once in a process, before it writes there itself."""
-        if self.directory in _SWEPT:
-            return
-        _SWEPT.add(self.directory)
-        with contextlib.suppress(FileNotFoundError):
-            for path in [*self._root.iterdir()]:
-                if re.fullmatch(r"[0-9]+\.(writing|deleting)", path.name):
-                    path.rmtree(missing_ok=True)
-
-
-_SWEPT: set[str] = set()
+    def _sweep(self) -> None:
+        """Deletes what a program left that was killed."""
+        for path in [*self._root.iterdir()]:
+            if re.fullmatch(r"[0-9]+\.(writing|deleting)", path.name):
+                path.rmtree(missing_ok=True)

@@ -61,7 +61,6 @@ class Writer:
         import orbax.checkpoint as ocp
 
         if first_process():
-            self._steps.sweep()
             self._steps.begin(step)
         if arrays:
             args = ocp.args.PyTreeSave(dict(arrays))

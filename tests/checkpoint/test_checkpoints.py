@@ -52,7 +52,7 @@ def test_only_due_steps_are_saved_and_the_newest_kept(tmp_path):
         assert checkpoints.save(10, {"a": jnp.zeros(1)}, force=True)
         assert checkpoints.steps() == (9, 10)
         assert checkpoints.latest_step == 10
-    assert sorted(os.listdir(tmp_path)) == ["10", "9"]
+    assert sorted(os.listdir(tmp_path)) == [".lock", "10", "9"]
 
 
 def test_all_steps_can_be_kept(tmp_path):

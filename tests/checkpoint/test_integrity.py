@@ -114,7 +114,7 @@ def test_good_steps_never_warn(saved, tmp_path):
                 if step % 3 == 0:
                     assert writer.latest_step == step
                     assert Checkpoints(tmp_path).restore()["step"] == step
-    assert sorted(os.listdir(tmp_path)) == ["9"]
+    assert sorted(os.listdir(tmp_path)) == [".lock", "9"]
 
 
 def test_hidden_files_are_nothing_and_others_are_damage(tmp_path, saved):
@@ -175,7 +175,7 @@ def test_a_run_goes_on_from_before_the_damage(tmp_path):
         assert len(texts) == 3
         assert checkpoints.steps() == (30, 35, 40)
         assert checkpoints.restore(step=30)["total"] == 465
-    assert sorted(os.listdir(tmp_path)) == ["30", "30.damaged", "35", "40"]
+    assert sorted(os.listdir(tmp_path)) == [".lock", "30", "30.damaged", "35", "40"]
 
 
 def test_what_is_in_the_way_is_looked_at_by_who_did_not_read_it(tmp_path):
@@ -200,7 +200,7 @@ def test_what_a_killed_program_left_is_deleted_by_the_next_that_saves(tmp_path):
     assert Checkpoints(tmp_path).steps() == ()
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, jnp.zeros(1))
-    assert sorted(os.listdir(tmp_path)) == ["1", "9.damaged", "mine.writing"]
+    assert sorted(os.listdir(tmp_path)) == [".lock", "1", "9.damaged", "mine.writing"]
 
 
 def test_damage_is_no_hindrance_to_saving_on(tmp_path):

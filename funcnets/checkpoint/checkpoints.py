@@ -217,7 +217,7 @@ class Checkpoints:
         if like is None and not strict:
             raise ValueError("restore(strict=False) takes a tree like= to keep what does not fit from, got none")
         self.wait()
-        restoring = Restoring(self._steps, self._finding.verified, self._config, like, under)
+        restoring = Restoring(self._steps, self._finding.check, self._config, like, under)
         return self._finding.step(step, restoring.whole if strict else restoring.fitting)
 
     def resume(self, initial: T) -> T:
@@ -258,7 +258,7 @@ class Checkpoints:
         return self._finding.first(ranked[::-1], self._verified) if ranked else None
 
     def _verified(self, stored: Stored) -> int:
-        self._finding.verified(stored)
+        self._finding.check(stored)
         return stored.step
 
     # Waiting

@@ -67,18 +67,17 @@ class Finding:
         self._damaged.pop(step, None)
         return result
 
-    def verified(self, stored: Stored) -> bool:
-        """Whether the step is known to be as it was written; raises Damaged if it is not."""
+    def check(self, stored: Stored) -> None:
+        """Raises Damaged if the step is not as it was written."""
         if not self.verify:
-            return False
+            return
         if stored.files is None:
             warn(
                 f"step {stored.step} in {self.steps.directory} has no {MANIFEST}, so it cannot be told whether it "
                 "is as it was written: it is used unverified"
             )
-            return False
+            return
         check(self.steps.folder(stored.step), stored.files)
-        return True
 
     def damage(self, step: int) -> str | None:
         """What is wrong with a step, as far as that is known or its checksums tell."""

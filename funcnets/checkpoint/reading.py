@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -14,6 +14,9 @@ from funcnets.checkpoint.integrity import Damaged, Files, check, read_manifest
 from funcnets.checkpoint.steps import Steps
 from funcnets.checkpoint.writing import ARRAYS, TREE
 from funcnets.rows import Row, is_stored, leaf_rows, nested, placed, restored, row_path
+
+if TYPE_CHECKING:
+    from etils import epath
 
 FORMAT = 1
 
@@ -60,9 +63,9 @@ def read_description(steps: Steps, step: int) -> Stored:
     return Stored(step, rows, found.get("net"), found.get("metrics") or {}, files)
 
 
-def read_values(steps: Steps, step: int, rows: Sequence[Row], likes: Sequence[Any], *, verified: bool) -> list[Any]:
-    """The leaves with these rows, where and of the kind that `likes` are."""
-    arrays = _read_arrays(steps, step, rows, likes, verified=verified)
+def read_values(steps: Steps, step: int, rows: Sequence[Row], likes: Sequence[Any]) -> list[Any]:
+    """The leaves with these rows, where and of the kind that `likes` are. Raises Damaged where they cannot be read."""
+    arrays = _read_arrays(steps, step, rows, likes)
     return [_value(row, arrays.get(row["array"]), like) for row, like in zip(rows, likes, strict=True)]
 
 
@@ -80,11 +83,10 @@ def _value(row: Row, data: Any, like: Any) -> Any:
     return like
 
 
-def _read_arrays(
-    steps: Steps, step: int, rows: Sequence[Row], likes: Sequence[Any], *, verified: bool
-) -> Mapping[str, Any]:
+def _read_arrays(steps: Steps, step: int, rows: Sequence[Row], likes: Sequence[Any]) -> Mapping[str, Any]:
     import orbax.checkpoint as ocp
 
+    folder = steps.folder(step) / ARRAYS
     forms: dict[str, Any] = {}
     for row, like in zip(rows, likes, strict=True):
         if is_stored(row):
@@ -92,15 +94,37 @@ def _read_arrays(
             forms[row["array"]] = ocp.ArrayRestoreArgs(sharding=place) if place else ocp.RestoreArgs(np.ndarray)
     if not forms:
         return {}
-    args = ocp.args.PyTreeRestore(item=dict.fromkeys(forms, 0), restore_args=forms, partial_restore=True)
     try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-            found: Mapping[str, Any] = reader.restore(steps.folder(step) / ARRAYS, args=args)
+        found = _restore(folder, forms)
     except Exception as error:
-        if verified:  # the files are good, so it is something else
+        if _are_readable(folder, forms):  # so it is the places where they were to go
             raise
         raise Damaged(f"its arrays cannot be read: {type(error).__name__}: {error}") from error
+    for row in filter(is_stored, rows):
+        shape = getattr(found.get(row["array"]), "shape", None)  # orbax gives 0 for one that is not there
+        if shape is None or [*shape[: len(row["shape"])]] != row["shape"]:
+            raise Damaged(f"its array of {row_path(row)} is not there as it was written")
     return found
+
+
+def _restore(folder: epath.Path, forms: Mapping[str, Any]) -> Mapping[str, Any]:
+    import orbax.checkpoint as ocp
+
+    args = ocp.args.PyTreeRestore(item=dict.fromkeys(forms, 0), restore_args=dict(forms), partial_restore=True)
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        return reader.restore(folder, args=args)
+
+
+def _are_readable(folder: epath.Path, names: Iterable[str]) -> bool:
+    """Whether arrays can be read at all, one at a time and to the host."""
+    import orbax.checkpoint as ocp
+
+    try:
+        for name in names:
+            _restore(folder, {name: ocp.RestoreArgs(np.ndarray)})
+    except Exception as error:
+        return isinstance(error, MemoryError)  # that is not the file's fault
+    return True
 
 
 def tree_of(rows: Sequence[Row], values: Sequence[Any], like: Any) -> Any:

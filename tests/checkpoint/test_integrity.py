@@ -1,5 +1,6 @@
 """Damage on disk: any of it is found, the step before is taken, and nothing is deleted."""
 
+import json
 import os
 import pathlib
 import shutil
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 
 from funcnets.checkpoint import Checkpoints
 from funcnets.checkpoint.integrity import MANIFEST, Damaged, check, read_manifest, write_manifest
@@ -152,6 +154,50 @@ def test_without_verifying_damage_goes_unnoticed_or_is_passed_over_when_it_shows
         assert checkpoints.restore()["step"] == 10
 
 
+@pytest.mark.parametrize("kept", [["d", "_METADATA"], ["_METADATA"], ["d"]])
+def test_a_step_with_good_checksums_that_cannot_be_read_is_passed_over(tmp_path, saved, kept):
+    directory = shutil.copytree(saved, tmp_path / "run")
+    for path in (directory / "20" / "arrays").iterdir():
+        if path.name not in kept:
+            (shutil.rmtree if path.is_dir() else os.remove)(path)
+    relisted(directory / "20")
+    checkpoints = Checkpoints(directory)
+    with pytest.warns(UserWarning, match="step 20 .* passed over: its arrays cannot be read"):
+        assert checkpoints.resume(state(0))["step"] == 10
+    with pytest.raises(Damaged, match="step 20 .* is damaged: its arrays cannot be read"):
+        checkpoints.restore(step=20)
+
+
+def relisted(folder):
+    """Writes another manifest, of what is there now."""
+    (folder / MANIFEST).unlink()
+    write_manifest(epath.Path(folder))
+
+
+def test_an_array_that_is_not_there_is_damage(tmp_path, saved):
+    directory = shutil.copytree(saved, tmp_path / "run")
+    tree = json.loads((directory / "20" / "tree.json").read_text())
+    tree["rows"].append({"path": ["more"], "dtype": "float64", "shape": []})
+    tree["rows"][0]["size"] += 1
+    (directory / "20" / "tree.json").write_text(json.dumps(tree))
+    relisted(directory / "20")
+    with pytest.raises(Damaged, match="its array of more is not there as it was written"):
+        Checkpoints(directory).restore(step=20)
+    with pytest.warns(UserWarning, match="passed over: its array of more is not there"):
+        assert Checkpoints(directory).restore()["step"] == 10
+
+
+def test_a_place_that_does_not_suit_an_array_is_no_damage(tmp_path, saved):
+    mesh = jax.make_mesh((7,), ("a",), devices=jax.devices()[:7], axis_types=(jax.sharding.AxisType.Auto,))
+    place = jax.NamedSharding(mesh, jax.P("a"))
+    directory = shutil.copytree(saved, tmp_path / "run")
+    with Checkpoints(directory) as checkpoints:
+        checkpoints.save(30, jnp.ones(3000))
+        with pytest.raises(ValueError) as error:
+            checkpoints.restore(jax.ShapeDtypeStruct((3000,), jnp.float32, sharding=place))
+        assert not isinstance(error.value, Damaged) and "restore takes" not in str(error.value)
+
+
 def test_a_run_goes_on_from_before_the_damage(tmp_path):
     def train(checkpoints, until):
         total = checkpoints.resume({"total": jnp.zeros(()), "step": 0})
@@ -215,8 +261,6 @@ def test_damage_is_no_hindrance_to_saving_on(tmp_path):
 
 
 def test_large_files_have_one_checksum_of_all_their_blocks(tmp_path, monkeypatch):
-    from etils import epath
-
     folder = epath.Path(tmp_path)
     data = np.random.default_rng(0).bytes(100_000)
     (tmp_path / "a").write_bytes(data)

@@ -9,10 +9,10 @@ program writes to a directory.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import platform
 import weakref
+from typing import Any
 
 try:
     import fcntl
@@ -23,16 +23,16 @@ NAME = ".lock"
 
 
 class Lock:
-    """The lock of a directory, not yet taken; let go when the object is."""
+    """The lock of a directory, not yet taken. It is let go with the object; a process that is forked off has it not."""
 
     def __init__(self, directory: str) -> None:
         self._directory = directory
-        self._file: int | None = None
+        self._held: weakref.finalize[Any, Any] | None = None  # closes the file
         _locks.add(self)
 
     def take(self) -> bool:
         """Whether it was not this object's before; raises RuntimeError if it is another's."""
-        if self._file is not None:
+        if self._held is not None:
             return False
         if fcntl is None:
             return True
@@ -47,8 +47,14 @@ class Lock:
             raise RuntimeError(self._text(who)) from None
         except OSError:  # no locks here, or no room to say who has it
             pass
-        self._file = file
+        self._held = weakref.finalize(self, os.close, file)
+        self._held.atexit = False
         return True
+
+    def let_go(self) -> None:
+        if self._held is not None:
+            self._held()
+        self._held = None
 
     def _text(self, who: str) -> str:
         own = who == _this_process()
@@ -59,22 +65,6 @@ class Lock:
             f"writing to {self._directory}: {close}, or give this run another directory"
         )
 
-    def let_go(self) -> None:
-        if self._file is not None and fcntl is not None:
-            file, self._file = self._file, None
-            with contextlib.suppress(OSError):  # a process may have been forked off that has the file too
-                fcntl.flock(file, fcntl.LOCK_UN)
-            os.close(file)
-
-    def __del__(self) -> None:
-        self.let_go()
-
-    def leave_to_parent(self) -> None:
-        """In a process that was forked off: the lock stays its parent's."""
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
-
 
 def _this_process() -> str:
     return f"process {os.getpid()} on {platform.node()}"
@@ -83,10 +73,10 @@ def _this_process() -> str:
 _locks: weakref.WeakSet[Lock] = weakref.WeakSet()
 
 
-def _leave_to_parent() -> None:
+def _begin_anew() -> None:
     for lock in _locks:
-        lock.leave_to_parent()
+        lock.let_go()  # of its copy of the file: the lock stays its parent's
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_leave_to_parent)
+    os.register_at_fork(after_in_child=_begin_anew)

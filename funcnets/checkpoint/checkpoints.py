@@ -70,7 +70,8 @@ class Checkpoints:
 
     Args:
       directory: Where the steps are; made by the first save. A relative path is pinned when the object is made.
-      keep: How many steps stay: the newest or, with `best`, the best and the newest besides. None keeps all.
+      keep: How many steps stay: the newest or, with `best`, the best and the newest besides. None keeps all. One that
+        was found to be damaged takes no other's place.
       every: `save` saves the steps divisible by this and passes over the others.
       best: The metric that says which are best: "loss" (less is better), or ("accuracy", "max"). NaN is worst.
       net: The net that is trained. It is stored with each step, and restoring with another one raises.
@@ -115,7 +116,8 @@ class Checkpoints:
         self.keep, self.every, self.best, self.verify = keep, every, pair, verify
         self._config = None if net is None else config_of(net)
         self._steps = Steps(self.directory)
-        self._keeping, self._finding = Keeping(self._steps, keep, pair), Finding(self._steps, verify)
+        self._finding = Finding(self._steps, verify)
+        self._keeping = Keeping(self._steps, keep, pair, self._finding.damaged)
         self._describe = Describing()
         self._writer: Writer | None = None
 

@@ -20,11 +20,14 @@ class Finding:
     Args:
       steps: The steps.
       verify: Whether files are compared with their checksums.
+
+    Attributes:
+      damaged: What is wrong with steps, as far as that is known.
     """
 
     def __init__(self, steps: Steps, verify: bool) -> None:
         self.steps, self.verify = steps, verify
-        self._damaged: dict[int, str] = {}  # what was found out so far
+        self.damaged: dict[int, str] = {}  # what was found out so far
 
     def step(self, step: int | None, use: Callable[[Stored], T]) -> T:
         """What `use`, which raises Damaged of a damaged step, makes of this step, or else of the newest good one."""
@@ -62,9 +65,9 @@ class Finding:
         try:
             result = use(read_description(self.steps, step))
         except Damaged as damaged:
-            self._damaged[step] = str(damaged)
+            self.damaged[step] = str(damaged)
             raise
-        self._damaged.pop(step, None)
+        self.damaged.pop(step, None)
         return result
 
     def check(self, stored: Stored) -> None:
@@ -81,19 +84,19 @@ class Finding:
 
     def damage(self, step: int) -> str | None:
         """What is wrong with a step, as far as that is known or its checksums tell."""
-        if step not in self._damaged:
+        if step not in self.damaged:
             try:
                 if (files := read_description(self.steps, step).files) is not None:
                     check(self.steps.folder(step), files)
             except Damaged as damaged:
-                self._damaged[step] = str(damaged)
+                self.damaged[step] = str(damaged)
             except ValueError:  # of another program
                 return None
-        return self._damaged.get(step)
+        return self.damaged.get(step)
 
     def forget(self, step: int) -> None:
         """Another step has that number from now on."""
-        self._damaged.pop(step, None)
+        self.damaged.pop(step, None)
 
 
 def warn(text: str, category: type[Warning] = UserWarning) -> None:

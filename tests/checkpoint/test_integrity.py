@@ -249,6 +249,25 @@ def test_what_a_killed_program_left_is_deleted_by_the_next_that_saves(tmp_path):
     assert sorted(os.listdir(tmp_path)) == [".lock", "1", "9.damaged", "mine.writing"]
 
 
+@pytest.mark.parametrize("best", [None, "loss"])
+def test_a_damaged_step_takes_no_place_of_a_good_one(tmp_path, best):
+    def save(step):
+        checkpoints.save(step, jnp.full(1, step), metrics=best and {"loss": -step})
+
+    with Checkpoints(tmp_path, keep=2, best=best) as checkpoints:
+        save(10)
+        save(20)
+    shortened(next((tmp_path / "20" / "arrays" / "d").iterdir()))
+    with Checkpoints(tmp_path, keep=2, best=best) as checkpoints:
+        with pytest.warns(UserWarning, match="step 20 .* passed over"):
+            assert checkpoints.resume(jnp.zeros(1, int)) == 10
+        save(30)
+        assert checkpoints.steps() == (10, 20, 30)
+        assert checkpoints.restore(step=10) == 10
+        save(40)
+        assert checkpoints.steps() == (30, 40)
+
+
 def test_damage_is_no_hindrance_to_saving_on(tmp_path):
     with Checkpoints(tmp_path, keep=2, best="loss") as checkpoints:
         for step in (1, 2):

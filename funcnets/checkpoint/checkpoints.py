@@ -9,8 +9,9 @@ objects with `get_state` and `set_state`. After save(step, tree)
 
 *A save that returned is kept.* It has taken a snapshot, so the arrays may be donated at once; what is being written
 when the program ends (by its last line, sys.exit, an exception, Ctrl-C, SIGTERM or SIGHUP) is written to the end first.
-A step is on disk whole or not at all, so a process that SIGKILL ends leaves the steps before. A write that fails raises
-from what is called next: a save that is due, wait, a read or close.
+A step is on disk whole or not at all, so a process that SIGKILL ends leaves the steps before; and before one is deleted
+the next is on the disk itself, where a loss of power leaves it. A write that fails raises from what is called next: a
+save that is due, wait, a read or close.
 
 *One writes at a time.* The first save locks a directory, and close, or the end of the process whatever that is, unlocks
 it; a save of another object in between, of this process or another, raises and names who writes. Any number may read.

@@ -12,8 +12,11 @@ manifest, which is written last, says that it is whole.
 
 from __future__ import annotations
 
+import errno
 import functools
 import itertools
+import os
+import pathlib
 import re
 from typing import TYPE_CHECKING
 
@@ -59,7 +62,10 @@ class Steps:
     def open(self) -> None:
         """Makes the directory, if need be, and this object the one that writes there, until `close`."""
         if not self._remote:
+            new = [path for path in (self._root, *self._root.parents) if not path.exists()]
             self._root.mkdir(parents=True, exist_ok=True)
+            for path in new:
+                _sync(path.parent)
             if self._lock.take():
                 self._sweep()
 
@@ -74,8 +80,13 @@ class Steps:
         draft.mkdir(parents=True)
 
     def commit(self, step: int) -> None:
+        """Gives the draft the step's name, once all of it is on the disk itself; returns when the name is, too."""
         if not self._remote:
-            self.draft(step).rename(self.folder(step))
+            draft = self.draft(step)
+            for path in [*pathlib.Path(draft).rglob("*"), draft]:
+                _sync(path)
+            draft.rename(self.folder(step))
+            _sync(self._root)
 
     def delete(self, step: int) -> None:
         path = self.folder(step)
@@ -97,3 +108,17 @@ class Steps:
         for path in [*self._root.iterdir()]:
             if re.fullmatch(r"[0-9]+\.(writing|deleting)", path.name):
                 path.rmtree(missing_ok=True)
+
+
+def _sync(path: os.PathLike[str]) -> None:
+    """Returns when a file's content, or which names a directory has, would survive a loss of power."""
+    if os.name != "posix":  # elsewhere a directory cannot be opened
+        return
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a kind of disk where that is not asked for
+            raise
+    finally:
+        os.close(file)

@@ -1,5 +1,7 @@
 """Damage on disk: any of it is found, the step before is taken, and nothing is deleted."""
 
+import contextlib
+import errno
 import json
 import os
 import pathlib
@@ -277,6 +279,42 @@ def test_damage_is_no_hindrance_to_saving_on(tmp_path):
     with Checkpoints(tmp_path, keep=2, best="loss") as checkpoints:
         checkpoints.save(3, jnp.zeros(1), metrics={"loss": 3})
         assert checkpoints.steps() == (2, 3)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="directories that can be written through")
+def test_a_step_is_on_the_disk_before_it_has_its_name_and_its_name_before_another_is_deleted(tmp_path, monkeypatch):
+    synced = []  # the inode of each, and what is in the directory then
+    fsync = os.fsync
+
+    def spy(file):
+        fsync(file)
+        synced.append((os.fstat(file).st_ino, sorted(os.listdir(root)) if root.exists() else None))
+
+    root = tmp_path / "runs" / "a"
+    monkeypatch.setattr(os, "fsync", spy)
+    with Checkpoints(root, keep=1) as checkpoints:
+        checkpoints.save(1, state(1))
+        assert [inode for inode, _ in synced[:2]] == [path.stat().st_ino for path in (root.parent, tmp_path)]
+        checkpoints.wait()
+        synced.clear()
+        checkpoints.save(2, state(2))
+    before = {inode for inode, there in synced if there == [".lock", "1", "2.writing"]}
+    written = [root / "2", *(root / "2").rglob("*")]
+    assert {path.stat().st_ino for path in written} <= before and len(written) > 8
+    assert synced[-1] == (root.stat().st_ino, [".lock", "1", "2"])
+
+
+@pytest.mark.parametrize(("number", "raises"), [(errno.EIO, True), (errno.EINVAL, False)])
+def test_what_does_not_reach_the_disk_is_no_step(tmp_path, monkeypatch, number, raises):
+    def fail(_):
+        raise OSError(number, "mine")
+
+    with Checkpoints(tmp_path) as checkpoints:
+        monkeypatch.setattr(os, "fsync", fail)
+        checkpoints.save(1, jnp.zeros(1))
+        with pytest.raises(OSError, match="mine") if raises else contextlib.nullcontext():
+            checkpoints.wait()
+        assert checkpoints.steps() == (() if raises else (1,))
 
 
 def test_large_files_have_one_checksum_of_all_their_blocks(tmp_path, monkeypatch):

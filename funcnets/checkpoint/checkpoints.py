@@ -14,9 +14,9 @@ the next is on the disk itself, where a loss of power leaves it. A write that fa
 save that is due, wait, a read or close.
 
 *One writes at a time.* The first save locks a directory, and close, or the end of the process whatever that is, unlocks
-it; a save of another object in between, of this process or another, raises and names who writes. Any number may read.
-In a JAX run of several processes the first one's lock stands for all. There is none at URLs, on Windows, and where the
-file system has none.
+it; a save of another object in between, of this process or another, raises and names who writes. Any number may read
+meanwhile, and are given the newest that is still there. In a JAX run of several processes the first one's lock stands
+for all. There is none at URLs, on Windows, and where the file system has none.
 
 *Nothing is adapted.* Before any array is read, names, containers, shapes and dtypes are compared with those of `like`,
 and the net with the one saved; one error lists all that differs. What fits only in part is taken over where that is
@@ -257,8 +257,9 @@ class Checkpoints:
         """The best good step by the metric that `best` names, or None. Without `best` it raises ValueError."""
         if self.best is None:
             raise ValueError('best_step takes Checkpoints(..., best="loss"), got no best=')
-        ranked = self._keeping.ranked(self.steps())
-        return self._finding.first(ranked[::-1], self._verified) if ranked else None
+        if not self.steps():
+            return None
+        return self._finding.first(lambda: self._keeping.ranked(self._finding.there())[::-1], self._verified)
 
     def _verified(self, stored: Stored) -> int:
         self._finding.check(stored)

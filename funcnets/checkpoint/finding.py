@@ -1,7 +1,12 @@
-"""Finding the step to read: the one asked for or the newest good one, past those that are damaged."""
+"""Finding the step to read: the one asked for or the newest good one, past those that are damaged.
+
+Another program may write there meanwhile, and delete what it no longer keeps: a step that is gone is none that is
+damaged, and the steps are listed again.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -12,6 +17,11 @@ from funcnets.checkpoint.reading import Stored, read_description
 from funcnets.checkpoint.steps import Steps
 
 T = TypeVar("T")
+_TRIES = 10
+
+
+class _Gone(FileNotFoundError):
+    """A step that another program deleted while it was being read."""
 
 
 class Finding:
@@ -29,13 +39,18 @@ class Finding:
         self.steps, self.verify = steps, verify
         self.damaged: dict[int, str] = {}  # what was found out so far
 
-    def step(self, step: int | None, use: Callable[[Stored], T]) -> T:
-        """What `use`, which raises Damaged of a damaged step, makes of this step, or else of the newest good one."""
+    def there(self) -> tuple[int, ...]:
+        """The steps that are there, at least one."""
         there = self.steps.numbers()
         if not there:
             raise FileNotFoundError(f"{self.steps.directory} has no steps: check the path, or save one first")
+        return there
+
+    def step(self, step: int | None, use: Callable[[Stored], T]) -> T:
+        """What `use`, which raises Damaged of a damaged step, makes of this step, or else of the newest good one."""
         if step is None:
-            return self.first(there[::-1], use)
+            return self.first(lambda: self.there()[::-1], use)
+        there = self.there()
         if step not in there:
             raise FileNotFoundError(f"{self.steps.directory} has no step {step}, only {list(there)}: check the path")
         try:
@@ -45,8 +60,17 @@ class Finding:
                 f"step {step} in {self.steps.directory} is damaged: {damaged}. Without step= it is the newest good one"
             ) from damaged
 
-    def first(self, steps: Sequence[int], use: Callable[[Stored], T]) -> T:
-        """What `use` makes of the first of these steps that is good."""
+    def first(self, listed: Callable[[], Sequence[int]], use: Callable[[Stored], T]) -> T:
+        """What `use` makes of the first good one of the steps listed; they are listed again if one is deleted."""
+        for _ in range(_TRIES):
+            with contextlib.suppress(_Gone):
+                return self._first(listed(), use)
+        raise _Gone(
+            f"{self.steps.directory} loses its steps, {_TRIES} times by now, while they are being read: have the "
+            "program that writes them keep more, Checkpoints(..., keep=3)"
+        )
+
+    def _first(self, steps: Sequence[int], use: Callable[[Stored], T]) -> T:
         lines: list[str] = []
         for step in steps:
             try:
@@ -64,8 +88,14 @@ class Finding:
     def _use(self, step: int, use: Callable[[Stored], T]) -> T:
         try:
             result = use(read_description(self.steps, step))
-        except Damaged as damaged:
-            self.damaged[step] = str(damaged)
+        except Exception as error:
+            if step not in (there := self.steps.numbers()):  # so that is what is wrong
+                raise _Gone(
+                    f"{self.steps.directory} lost step {step} while it was being read, and has {list(there)}: have the "
+                    "program that writes there keep more, Checkpoints(..., keep=3), or read without step="
+                ) from error
+            if isinstance(error, Damaged):
+                self.damaged[step] = str(error)
             raise
         self.damaged.pop(step, None)
         return result

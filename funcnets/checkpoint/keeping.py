@@ -58,6 +58,6 @@ class Keeping:
         if step not in self._scores:
             try:
                 self.enter(step, read_description(self.steps, step).metrics)
-            except ValueError:  # damaged, or of another program
+            except (ValueError, OSError):  # damaged, of another program, or deleted by now
                 self.enter(step, {})
         return self._scores[step]

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import funcnets
-from funcnets.checkpoint import Checkpoints
+from funcnets.checkpoint import Checkpoints, finding
 
 
 def refused(directory, who):
@@ -50,6 +50,36 @@ def test_what_was_refused_does_not_keep_others_out(tmp_path):
     gc.collect()
     with checkpoints:
         assert checkpoints.save(5, jnp.zeros(1))
+
+
+def test_a_step_that_is_deleted_while_it_is_read_is_none_that_is_damaged(tmp_path, monkeypatch):
+    check = finding.check
+
+    def overtaken(folder, files):
+        if overtaken.times:
+            overtaken.times -= 1
+            writer.save(writer.steps()[-1] + 1, jnp.full(1, writer.steps()[-1] + 1), metrics={"loss": 1.0})
+            writer.wait()
+        check(folder, files)
+
+    reader = Checkpoints(tmp_path, best="loss")
+    monkeypatch.setattr(finding, "check", overtaken)
+    with Checkpoints(tmp_path, keep=1, best="loss") as writer:
+        writer.save(1, jnp.ones(1), metrics={"loss": 1.0})
+        writer.wait()
+        for read in (reader.restore, lambda: reader.resume(jnp.zeros(1, int)), lambda: reader.best_step):
+            overtaken.times = 2
+            assert read() == writer.steps()[-1]
+            assert not overtaken.times
+        overtaken.times = 1
+        (step,) = writer.steps()
+        with pytest.raises(
+            FileNotFoundError, match=rf"lost step {step} while it was .* has \[{step + 1}\]: .* or read without"
+        ):
+            reader.restore(step=step)
+        overtaken.times = 99
+        with pytest.raises(FileNotFoundError, match=r"loses its steps, 10 times by now, .*: have the .* keep more, "):
+            reader.restore()
 
 
 def test_a_directory_without_locks_is_written_to_all_the_same(tmp_path, monkeypatch):

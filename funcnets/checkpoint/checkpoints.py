@@ -27,7 +27,8 @@ back.
 the step has its name. Reading compares them first, which takes one read of the files. A step that is asked for by its
 number and is damaged raises; the newest is the newest good one, with a warning for each that is passed over. If a save
 is then in the way of damaged steps they are set aside, renamed to "30.damaged", with a warning. Nothing is deleted but
-what `keep` no longer keeps. A step without a manifest is used with a warning.
+what `keep` no longer keeps. A step without a manifest is used with a warning; a directory of another origin that is
+named like a step is passed over with one.
 
 A step on disk is a directory: `arrays` is an orbax checkpoint of a flat dict, str(i) is the tree's i-th leaf, if it is
 of some size and no Python number; `tree.json` is the tree as `funcnets.rows` has it, with the metrics and the net;
@@ -48,15 +49,16 @@ import numpy as np
 
 from funcnets.checkpoint import leaving
 from funcnets.checkpoint.describing import Describing, with_states
-from funcnets.checkpoint.finding import Finding, warn
+from funcnets.checkpoint.finding import Finding
 from funcnets.checkpoint.fitting import Report
 from funcnets.checkpoint.keeping import Keeping
 from funcnets.checkpoint.nets import built, config_of
 from funcnets.checkpoint.reading import FORMAT, Stored
 from funcnets.checkpoint.restoring import Restoring
 from funcnets.checkpoint.steps import Steps
-from funcnets.checkpoint.writing import Writer, first_process
+from funcnets.checkpoint.writing import Writer
 from funcnets.layer import Layer
+from funcnets.notices import first_process, warn
 from funcnets.rows import Row, check_held, is_stored, leaf_rows
 from funcnets.shapes import show
 
@@ -153,8 +155,7 @@ class Checkpoints:
         rows = with_states(rows, leaves)
         self.wait()
         if first_process():
-            with leaving.unbroken():
-                self._steps.open()
+            self._steps.open()
         self._make_way(step)
         if self._writer is None:
             self._writer = Writer(self._steps, self._keeping.superfluous)
@@ -173,6 +174,11 @@ class Checkpoints:
             raise ValueError(
                 f"save takes a step later than those there and not negative, got {step}; {self.directory} has "
                 f"{list(there)}: resume from the newest, or give this run another directory"
+            )
+        if self._steps.is_taken(step):
+            raise ValueError(
+                f"save takes a number that is free; {self.directory} has {step}, which is no step of Checkpoints: move "
+                "it elsewhere, or give this run another directory"
             )
         for number, damage in later.items():
             self._finding.forget(number)

@@ -7,14 +7,13 @@ damaged, and the steps are listed again.
 from __future__ import annotations
 
 import contextlib
-import sys
-import warnings
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from funcnets.checkpoint.integrity import MANIFEST, Damaged, check
 from funcnets.checkpoint.reading import Stored, read_description
 from funcnets.checkpoint.steps import Steps
+from funcnets.notices import warn
 
 T = TypeVar("T")
 _TRIES = 10
@@ -127,11 +126,3 @@ class Finding:
     def forget(self, step: int) -> None:
         """Another step has that number from now on."""
         self.damaged.pop(step, None)
-
-
-def warn(text: str, category: type[Warning] = UserWarning) -> None:
-    """Warns of the line outside of funcnets that called it."""
-    frame, depth = sys._getframe(1), 2
-    while frame.f_back is not None and frame.f_globals["__name__"].partition(".")[0] == "funcnets":
-        frame, depth = frame.f_back, depth + 1
-    warnings.warn(text, category, stacklevel=depth)

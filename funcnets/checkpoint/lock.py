@@ -37,19 +37,26 @@ class Lock:
         if fcntl is None:
             return True
         file = os.open(os.path.join(self._directory, NAME), os.O_RDWR | os.O_CREAT, 0o666)
+        held = weakref.finalize(self, os.close, file)
+        held.atexit = False
+        try:
+            self._lock(file)
+            self._held = held
+        except BaseException:  # as a signal's handler may raise, too
+            held()
+            raise
+        return True
+
+    def _lock(self, file: int) -> None:
+        assert fcntl is not None
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(file, 0)
-            os.write(file, _this_process().encode())
         except BlockingIOError:
-            who = os.read(file, 1000).decode(errors="replace")
-            os.close(file)
-            raise RuntimeError(self._text(who)) from None
-        except OSError:  # no locks here, or no room to say who has it
-            pass
-        self._held = weakref.finalize(self, os.close, file)
-        self._held.atexit = False
-        return True
+            raise RuntimeError(self._text(os.read(file, 1000).decode(errors="replace"))) from None
+        except OSError:  # this kind of disk has no locks
+            return
+        os.ftruncate(file, 0)
+        os.write(file, _this_process().encode())
 
     def let_go(self) -> None:
         if self._held is not None:

@@ -11,8 +11,7 @@ import numpy as np
 
 from funcnets.checkpoint.describing import flat, holds_state, is_iterator, stored_state
 from funcnets.checkpoint.integrity import Damaged, Files, check, read_manifest
-from funcnets.checkpoint.steps import Steps
-from funcnets.checkpoint.writing import ARRAYS, TREE
+from funcnets.checkpoint.steps import ARRAYS, TREE, Steps
 from funcnets.rows import Row, is_stored, leaf_rows, nested, placed, restored, row_path
 
 if TYPE_CHECKING:
@@ -43,8 +42,6 @@ def read_description(steps: Steps, step: int) -> Stored:
     """What a step says about itself. Raises Damaged where that is not what was written."""
     folder = steps.folder(step)
     files = read_manifest(folder)
-    if files is None and not (folder / TREE).exists():
-        raise ValueError(f"{steps.directory} has step {step} in another format: read it with the program that saved it")
     if files is not None:
         check(folder, files, only=[TREE])
     try:

@@ -22,9 +22,12 @@ from typing import TYPE_CHECKING
 
 from funcnets.checkpoint.integrity import MANIFEST
 from funcnets.checkpoint.lock import Lock
+from funcnets.notices import warn
 
 if TYPE_CHECKING:
     from etils import epath
+
+TREE, ARRAYS = "tree.json", "arrays"
 
 
 class Steps:
@@ -34,6 +37,7 @@ class Steps:
         self.directory = directory
         self._remote = "://" in directory
         self._lock = Lock(directory)
+        self._warned_of: set[int] = set()
 
     @functools.cached_property
     def _root(self) -> epath.Path:
@@ -42,15 +46,30 @@ class Steps:
         return epath.Path(self.directory)
 
     def numbers(self) -> tuple[int, ...]:
-        """Those that are whole, oldest first."""
+        """Those that are whole, oldest first. A directory that is named like one and is none is warned of, once."""
         try:
             paths = [path for path in self._root.iterdir() if re.fullmatch(r"0|[1-9][0-9]*", path.name)]
         except FileNotFoundError:
             return ()
-        return tuple(sorted(int(path.name) for path in paths if self._is_whole(path)))
+        there = {int(path.name) for path in paths if self._is_whole(path)}
+        if not self._remote:
+            self._warn_of({int(path.name) for path in paths if path.is_dir()} - there)
+        return tuple(sorted(there))
 
     def _is_whole(self, path: epath.Path) -> bool:
-        return (path / MANIFEST).exists() if self._remote else path.is_dir()
+        return (path / MANIFEST).exists() or (not self._remote and (path / TREE).exists())
+
+    def _warn_of(self, strange: set[int]) -> None:
+        if new := sorted(strange - self._warned_of):
+            self._warned_of |= strange
+            warn(
+                f"{', '.join(map(str, new))} in {self.directory} has neither {TREE} nor {MANIFEST}, so it is no step "
+                "of Checkpoints and passed over: move it elsewhere"
+            )
+
+    def is_taken(self, step: int) -> bool:
+        """Whether there is something else by the name of that step."""
+        return not self._remote and self.folder(step).exists() and step not in self.numbers()
 
     def folder(self, step: int) -> epath.Path:
         return self._root / str(step)

@@ -31,9 +31,10 @@ what `keep` no longer keeps. A step without a manifest is used with a warning; a
 named like a step is passed over with one.
 
 A step on disk is a directory: `arrays` is an orbax checkpoint of a flat dict, str(i) is the tree's i-th leaf, if it is
-of some size and no Python number; `tree.json` is the tree as `funcnets.rows` has it, with the metrics and the net;
-`manifest.json` lists the files. A directory may be an URL ("gs://bucket/run") where orbax and etils.epath can write
-there; as nothing can be renamed at once there, a step is there when its manifest is, and one without is none.
+of some size and no Python number, or the bytes that its get_state returned; `tree.json` is the tree as `funcnets.rows`
+has it, with the metrics and the net; `manifest.json` lists the files. A directory may be an URL ("gs://bucket/run")
+where orbax and etils.epath can write there; as nothing can be renamed at once there, a step is there when its manifest
+is, and one without is none.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ import jax
 import numpy as np
 
 from funcnets.checkpoint import leaving
-from funcnets.checkpoint.describing import Describing, with_states
+from funcnets.checkpoint.describing import Describing, array_shape, with_states
 from funcnets.checkpoint.finding import Finding
 from funcnets.checkpoint.fitting import Report
 from funcnets.checkpoint.keeping import Keeping
@@ -59,7 +60,7 @@ from funcnets.checkpoint.steps import Steps
 from funcnets.checkpoint.writing import Writer
 from funcnets.layer import Layer
 from funcnets.notices import first_process, warn
-from funcnets.rows import Row, check_held, is_stored, leaf_rows
+from funcnets.rows import Row, check_held, leaf_rows
 from funcnets.shapes import show
 
 T = TypeVar("T")
@@ -151,8 +152,8 @@ class Checkpoints:
             return False
         stored_metrics = self._keeping.checked(metrics)
         rows, leaves = self._describe(tree)
+        rows, leaves = with_states(rows, leaves)
         arrays = _arrays(rows, leaves)
-        rows = with_states(rows, leaves)
         self.wait()
         if first_process():
             self._steps.open()
@@ -321,7 +322,7 @@ def _arrays(rows: Sequence[Row], leaves: Sequence[Any]) -> dict[str, Any]:
     arrays: dict[str, Any] = {}
     for i, (row, leaf) in enumerate(zip(leaf_rows(rows), leaves, strict=True)):
         check_held(row, leaf, "save")
-        if is_stored(row):
+        if array_shape(row) is not None:
             array = np.asarray(leaf) if isinstance(leaf, np.generic) else leaf
             arrays[str(i)] = jax.random.key_data(array) if "impl" in row else array
     return arrays

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import numpy as np
 
-from funcnets.checkpoint.describing import flat, holds_state, is_iterator, stored_state
+from funcnets.checkpoint.describing import array_shape, flat, holds_state, is_iterator, stored_state
 from funcnets.checkpoint.integrity import Damaged, Files, check, read_manifest
 from funcnets.checkpoint.steps import ARRAYS, TREE, Steps
-from funcnets.rows import Row, is_stored, leaf_rows, nested, placed, restored, row_path
+from funcnets.rows import Row, leaf_rows, nested, placed, restored, row_path
 
 if TYPE_CHECKING:
     from etils import epath
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Stored(NamedTuple):
@@ -69,7 +69,7 @@ def read_values(steps: Steps, step: int, rows: Sequence[Row], likes: Sequence[An
 def _value(row: Row, data: Any, like: Any) -> Any:
     if not holds_state(row):
         return restored(row, data, like)
-    state = stored_state(row)
+    state = stored_state(row, data)
     if not is_iterator(like):
         return state
     try:
@@ -86,8 +86,9 @@ def _read_arrays(steps: Steps, step: int, rows: Sequence[Row], likes: Sequence[A
     folder = steps.folder(step) / ARRAYS
     forms: dict[str, Any] = {}
     for row, like in zip(rows, likes, strict=True):
-        if is_stored(row):
-            place = None if getattr(like, "weak_type", False) else placed(like)
+        if array_shape(row) is not None:
+            to_host = holds_state(row) or getattr(like, "weak_type", False)
+            place = None if to_host else placed(like)
             forms[row["array"]] = ocp.ArrayRestoreArgs(sharding=place) if place else ocp.RestoreArgs(np.ndarray)
     if not forms:
         return {}
@@ -97,9 +98,10 @@ def _read_arrays(steps: Steps, step: int, rows: Sequence[Row], likes: Sequence[A
         if _are_readable(folder, forms):  # so it is the places where they were to go
             raise
         raise Damaged(f"its arrays cannot be read: {type(error).__name__}: {error}") from error
-    for row in filter(is_stored, rows):
-        shape = getattr(found.get(row["array"]), "shape", None)  # orbax gives 0 for one that is not there
-        if shape is None or [*shape[: len(row["shape"])]] != row["shape"]:
+    for row in rows:
+        shape = array_shape(row)
+        there = getattr(found.get(row["array"]), "shape", None)  # orbax gives 0 for one that is not there
+        if shape is not None and (there is None or [*there[: len(shape)]] != shape):
             raise Damaged(f"its array of {row_path(row)} is not there as it was written")
     return found
 

@@ -80,13 +80,15 @@ class Steps:
 
     def open(self) -> None:
         """Makes the directory, if need be, and this object the one that writes there, until `close`."""
-        if not self._remote:
+        if self._remote:
+            return
+        if not self._root.exists():
             new = [path for path in (self._root, *self._root.parents) if not path.exists()]
             self._root.mkdir(parents=True, exist_ok=True)
             for path in new:
                 _sync(path.parent)
-            if self._lock.take():
-                self._sweep()
+        if self._lock.take():
+            self._sweep()
 
     def close(self) -> None:
         self._lock.let_go()

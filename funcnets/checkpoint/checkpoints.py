@@ -14,9 +14,10 @@ the next is on the disk itself, where a loss of power leaves it. A write that fa
 save that is due, wait, a read or close.
 
 *One writes at a time.* The first save locks a directory, and close, or the end of the process whatever that is, unlocks
-it; a save of another object in between, of this process or another, raises and names who writes. Any number may read
-meanwhile, and are given the newest that is still there. In a JAX run of several processes the first one's lock stands
-for all. There is none at URLs, on Windows, and where the file system has none.
+it; a save of another process in between raises and names who writes. Objects of one process take turns, each after what
+the one before it writes. Any number may read meanwhile, and are given the newest that is still there. In a JAX run of
+several processes the first one's lock stands for all. There is none at URLs, on Windows, and where the file system has
+none.
 
 *Nothing is adapted.* Before any array is read, names, containers, shapes and dtypes are compared with those of `like`,
 and the net with the one saved; one error lists all that differs. What fits only in part is taken over where that is
@@ -42,6 +43,7 @@ from __future__ import annotations
 import functools
 import operator
 import os
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Self, TypeVar, overload
 
@@ -64,6 +66,8 @@ from funcnets.rows import Row, check_held, leaf_rows
 from funcnets.shapes import show
 
 T = TypeVar("T")
+
+_writers: weakref.WeakValueDictionary[str, Checkpoints] = weakref.WeakValueDictionary()  # by directory
 
 
 class Checkpoints:
@@ -142,7 +146,7 @@ class Checkpoints:
         Raises:
           ValueError: The step is not later; `metrics` does not go with `best`; an array was donated before.
           TypeError: A leaf is of another type.
-          RuntimeError: Another process, or another Checkpoints of this one, writes to the directory.
+          RuntimeError: Another process writes to the directory.
           Exception: What an earlier write failed with.
 
         Example: `checkpoints.save(step, state, metrics={"loss": loss})`
@@ -155,8 +159,7 @@ class Checkpoints:
         rows, leaves = with_states(rows, leaves)
         arrays = _arrays(rows, leaves)
         self.wait()
-        if first_process():
-            self._steps.open()
+        self._become_writer()
         self._make_way(step)
         if self._writer is None:
             self._writer = Writer(self._steps, self._keeping.superfluous)
@@ -166,6 +169,15 @@ class Checkpoints:
         with leaving.unbroken():
             self._noting(functools.partial(self._writer.write, step, description, arrays))
         return True
+
+    def _become_writer(self) -> None:
+        """Takes over from the object of this process that writes there; raises if another process does."""
+        other = _writers.get(self.directory)
+        if other is not None and other is not self:
+            other.close()
+        _writers[self.directory] = self
+        if first_process():
+            self._steps.open()
 
     def _make_way(self, step: int) -> None:
         """Sets damaged steps aside that are no earlier than the one that is to be saved; raises of others."""
@@ -275,7 +287,10 @@ class Checkpoints:
     # Waiting
 
     def wait(self) -> None:
-        """Returns when nothing is being written; raises what writing failed with."""
+        """Returns when nothing is being written by this process; raises what writing failed with."""
+        other = _writers.get(self.directory)
+        if other is not None and other is not self:
+            other.wait()
         if self._writer is not None:
             self._noting(self._writer.wait)
 
@@ -301,6 +316,9 @@ class Checkpoints:
         self._writer = None
         self._steps.close()
         leaving.forget(self)
+
+    def __repr__(self) -> str:
+        return f"Checkpoints({self.directory!r}, steps={list(self._steps.numbers())})"
 
     def __enter__(self) -> Self:
         return self

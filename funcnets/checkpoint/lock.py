@@ -1,4 +1,4 @@
-"""The lock of a directory: one object writes there at a time.
+"""The lock of a directory: one process writes there at a time.
 
     .lock       says which process writes, or did last; the file stays
 
@@ -64,12 +64,9 @@ class Lock:
         self._held = None
 
     def _text(self, who: str) -> str:
-        own = who == _this_process()
-        writes = "another Checkpoints of this process" if own else "another process"
-        close = "close() that one first, or leave its `with`" if own else "end that one first"
         return (
-            f"save takes a directory that nobody else is writing to; {writes} ({who or 'which has just begun'}) is "
-            f"writing to {self._directory}: {close}, or give this run another directory"
+            f"save takes a directory that nobody else is writing to; {who or 'another process'} is writing to "
+            f"{self._directory}: end that one first, or give this run another directory"
         )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -24,6 +25,7 @@ class Feed:
 
     Attributes:
       length: Steps in an epoch; None if the data does not say.
+      has_place: Whether it is an iterator whose place can be saved and restored: then `get_state` and `set_state` do.
     """
 
     def __init__(self, data: Any) -> None:
@@ -40,17 +42,35 @@ class Feed:
                 f"fit takes batches, got a {type(data).__name__} of none: are there fewer examples than one?"
             )
         self._data = held
-        self._iterator: Iterator[Any] | None = None if by_step else iter(held)
-
-    @property
-    def position(self) -> Any:
-        """The iterator, if it can be saved and restored."""
-        return self._iterator if is_iterator(self._iterator) else None
+        self._iterator: Any = None if by_step else iter(held)
+        self.has_place = is_iterator(self._iterator)
+        self._place: Any = self._reached()
 
     @property
     def resumable(self) -> bool:
         """Whether a run that has begun can go on with it."""
-        return self._iterator is None or is_iterator(self._iterator)
+        return self._iterator is None or self.has_place
+
+    def get_state(self) -> Any:
+        """Where the iterator was after the batches that were used, whatever was taken since."""
+        return copy.deepcopy(self._place)
+
+    def set_state(self, state: Any) -> None:
+        """Has the iterator go on from a place that `get_state` gave."""
+        self._iterator.set_state(copy.deepcopy(state))
+        self._place = state
+
+    def used(self) -> None:
+        """The batches that were taken have become steps."""
+        self._place = self._reached()
+
+    def put_back(self) -> None:
+        """Gives the iterator back what was taken of it and not used."""
+        if self.has_place and self._iterator.get_state() != self._place:
+            self.set_state(self._place)
+
+    def _reached(self) -> Any:
+        return copy.deepcopy(self._iterator.get_state()) if self.has_place else None
 
     def take(self, first: int, count: int) -> Tree:
         """The batch of a step or, if of several, theirs stacked. Raises StopIteration at the data's end."""

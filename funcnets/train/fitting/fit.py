@@ -23,6 +23,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Generic
 
+import jax
+
 from funcnets.checkpoint import Checkpoints
 from funcnets.layer import Layer
 from funcnets.shapes import show
@@ -46,7 +48,8 @@ class Run(Generic[S]):
       best: The state of the best report, on the device like any; None without `best=`, and before there is one.
       history: What was measured.
       stopped: Why it ended: "finished", all steps are done; "patience"; "callback", one said so; "exhausted", the data
-        ended; "interrupted", by a signal that did not end the program, as Ctrl-C in an interactive session.
+        ended; "interrupted", by a signal that did not end the program, as Ctrl-C in an interactive session; "raised",
+        by an exception whose `run` this is.
     """
 
     state: S
@@ -79,9 +82,9 @@ def fit(
     A report holds the means of the steps' metrics since the last one, and the numbers of `evaluate`; where both have
     a name, it is evaluation's, and the training metric is called "train/loss".
 
-    Ctrl-C and SIGTERM let the step under way end, and the run is saved. Then a script ends, by KeyboardInterrupt or
-    SystemExit(143); in an interactive session Ctrl-C gives the run so far, whose `state` may be trained on. The second
-    signal has its effect at once.
+    Ctrl-C and SIGTERM let the step under way end, and the run is saved; an evaluation is broken off, and so is waiting
+    for a batch. Then a script ends, by KeyboardInterrupt or SystemExit(143); in an interactive session Ctrl-C gives the
+    run so far, whose `state` may be trained on. The second signal has its effect at once.
 
     Args:
       step: `step(state, batch)` → (state, dict of metrics), as `train.make_step` gives it, or any function whose state
@@ -112,7 +115,10 @@ def fit(
       TypeError: An argument is none of these; metrics that are no numbers.
       ValueError: Both or neither of `epochs` and `steps`; data without a length where one is needed; `best` that is in
         no report; a saved run that cannot be gone on with.
-      Exception: Of a step, `evaluate` and callbacks, with a note that names the step.
+      Exception: Of a step, the data, `evaluate` and callbacks, with a note that names the step. What there is of the
+        run is saved first, and is the exception's attribute `run`: `except Exception as error: state = error.run.state`
+        (it has none if the step that failed had consumed the state). If it came in a report, that is made again when
+        the run goes on.
 
     Example:
       >>> net, optimizer = fn.Dense(1), optax.sgd(0.1)
@@ -134,9 +140,21 @@ def fit(
     loop.resume()
     _check_calls(step, pace, loop.done)
     bar = Bar(progress, pace.total, loop.done)
-    with interruption, checkpoints or contextlib.nullcontext(), profiler, bar:
-        stopped = loop.run(profiler, bar)
+    try:
+        with interruption, checkpoints or contextlib.nullcontext(), profiler, bar:
+            stopped = loop.run(profiler, bar)
+    except BaseException as error:
+        _hand_over(error, loop)
+        raise
+    feed.put_back()
     return Run(loop.state, loop.best, loop.history, stopped)
+
+
+def _hand_over(error: BaseException, loop: Loop[Any]) -> None:
+    """Gives an exception that ends a run what there is of it, but for a state that a step has consumed."""
+    if not any(isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in jax.tree.leaves(loop.state)):
+        error.run = Run(loop.state, loop.best, loop.history, "raised")  # pyright: ignore[reportAttributeAccessIssue]
+        error.add_note(f"the run as it was after {loop.done} steps is this exception's attribute `run`")
 
 
 def _criterion(best: str | Criterion | None, patience: int | None) -> Criterion | None:

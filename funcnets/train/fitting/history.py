@@ -168,6 +168,14 @@ class History(Series):
         values = np.array(self._columns.get(name, ())) * (1 if mode == "min" else -1)
         return None if np.isnan(values).all() else int(np.nanargmin(values))
 
+    def _improves(self, report: Mapping[str, float]) -> bool:
+        """Whether a report would be the best."""
+        if self.criterion is None:
+            return False
+        name, mode = self.criterion
+        value, best = report[name], self.best_value
+        return not np.isnan(value) and (best is None or (value < best if mode == "min" else value > best))
+
     def _reports_since_best(self) -> int:
         best = self._best_row()
         return len(self._steps) - (0 if best is None else best + 1)

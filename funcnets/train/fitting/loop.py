@@ -25,7 +25,7 @@ from funcnets.train.fitting.profiling import Profiler
 from funcnets.train.fitting.progress import Bar
 
 S = TypeVar("S")
-Stopped = Literal["finished", "patience", "callback", "exhausted", "interrupted"]
+Stopped = Literal["finished", "patience", "callback", "exhausted", "interrupted", "raised"]
 StepFunction = Callable[[S, Any], tuple[S, Mapping[str, Any]]]
 Evaluate = Callable[[S], Mapping[str, Any]]
 
@@ -47,7 +47,7 @@ class Loop(Generic[S]):
     best: S | None = None
 
     def __post_init__(self) -> None:
-        self.done = self._reported = _steps_of(self.state)
+        self.done = self._begun = self._reported = _steps_of(self.state)
         self._saved = -1
         self._names: list[str] | None = None
         self._pending = Pending(self.history.training)
@@ -58,8 +58,8 @@ class Loop(Generic[S]):
         tree: dict[str, Any] = {"state": self.state, "history": self.history}
         if self.history.criterion is not None:
             tree["best"] = self.state if self.best is None else self.best
-        if self.feed.position is not None:
-            tree["data"] = self.feed.position
+        if self.feed.has_place:
+            tree["data"] = self.feed
         return tree
 
     def resume(self) -> None:
@@ -98,14 +98,28 @@ class Loop(Generic[S]):
             stopped = self._train(profiler, bar)
         except BrokenOff:
             stopped = "interrupted"
+        except Exception as error:
+            self._rescue(bar, error)
+            raise
         self._settle(bar)
         self._save(force=True)
         return stopped
 
+    def _rescue(self, bar: Bar, error: Exception) -> None:
+        """Saves what there is before an exception ends the run. A report that it came in is made when that goes on."""
+        if self.checkpoints is None or self.done == self._begun:
+            return
+        try:
+            self._settle(bar)
+            self._save(force=True)
+        except Exception as another:
+            error.add_note(f"and step {self.done} could not be saved: {another}")
+
     def _train(self, profiler: Profiler, bar: Bar) -> Stopped:
         stopped = self._ends()
         if stopped is None and self._reported == self.done and self.history.steps.size:
-            stopped = self._tell()  # what has ended a run ends it again, and logs are told twice what they drop
+            # what has ended a run ends it again, and logs are told twice what they drop
+            stopped = self._tell(self.history._last())
         while stopped is None:
             if self.interruption.asked is not None:
                 stopped = "interrupted"
@@ -122,7 +136,8 @@ class Loop(Generic[S]):
         step: Any = self.step if count == self.pace.per_call else getattr(self.step, "single", None)
         with _noting(f"in step {self.done + 1}"):
             try:
-                batch = self.feed.take(self.done, count)
+                with self.interruption.breaking_off():
+                    batch = self.feed.take(self.done, count)
             except StopIteration:
                 return False
             with profiler.around(steps, self.state):
@@ -131,6 +146,7 @@ class Loop(Generic[S]):
                 raise TypeError(f"a step returns (state, metrics), got {kind(result)}: write return state, metrics")
             self.state, metrics = result
             self.done += count
+            self.feed.used()
             self._pending.add(range(steps.start + 1, steps.stop + 1), metrics)
         profiler.after(self.done, self.state)
         self._show(bar, self._pending.settle(now=False))
@@ -156,7 +172,10 @@ class Loop(Generic[S]):
     # Reports
 
     def _report(self, bar: Bar) -> Stopped | None:
-        """Reports on the steps since the last report, and saves; says why the run is to end."""
+        """Reports on the steps since the last report, and saves; says why the run is to end.
+
+        What may raise comes first: a report is in the history when all have been told of it, or it is made again.
+        """
         self._settle(bar)
         report = self.history.training._means_after(self._reported)
         if self.evaluate is not None:
@@ -168,12 +187,13 @@ class Loop(Generic[S]):
                 f"best= names a number of the reports, got {criterion[0]!r}{near(criterion[0], report)}; there are "
                 f"{list(report)}"
             )
+        report = dict.fromkeys(self.history, math.nan) | report
+        bar.update(0, report)
+        told = self._tell(report)
+        if self.history._improves(report):
+            self.best = _copied(self.state)
         self.history._extend([self.done], {name: [value] for name, value in report.items()})
         self._reported = self.done
-        if self.history.best_step == self.done:
-            self.best = _copied(self.state)
-        bar.update(0, report)
-        told = self._tell()
         self._save(force=False)
         return self._ends() or told
 
@@ -188,12 +208,12 @@ class Loop(Generic[S]):
             raise ValueError(f"evaluate and a step measure {list(found)} and {list(report)}: give them other names")
         return trained | {name: number("what evaluate returns", name, value) for name, value in found.items()}
 
-    def _tell(self) -> Stopped | None:
-        """Calls the callbacks with the last report."""
+    def _tell(self, report: dict[str, float]) -> Stopped | None:
+        """Calls the callbacks with a report."""
         stops: list[Any] = []
         for callback in self.callbacks:
             with _noting(f"in a callback, after step {self.done}"):
-                stops.append(callback(self.done, self.history._last(), self.state))
+                stops.append(callback(self.done, dict(report), self.state))
         return "callback" if any(stops) else None
 
     def _ends(self) -> Stopped | None:

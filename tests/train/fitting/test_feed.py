@@ -32,15 +32,25 @@ def test_batches_of_several_steps_are_stacked(data):
 def test_no_batches_are_none():
     feed = Feed(None)
     assert feed.take(0, 1) is None and feed.take(0, 3) is None
-    assert feed.length is None and feed.resumable and feed.position is None
+    assert feed.length is None and feed.resumable and not feed.has_place
 
 
 def test_an_iterator_that_keeps_its_place_is_saved():
     stream = fn.train.batches(np.arange(4), 2).stream()
-    assert Feed(stream).position is stream
-    assert Feed(stream).resumable
+    feed = Feed(stream)
+    assert feed.has_place and feed.resumable
+    feed.take(0, 3)
+    assert feed.get_state() == {"step": 0} and stream.get_state() == {"step": 3}  # none was used yet
+    feed.put_back()
+    assert stream.get_state() == {"step": 0}
+    feed.take(0, 3)
+    feed.used()
+    feed.take(3, 1)
+    assert feed.get_state() == {"step": 3}
+    feed.set_state({"step": 7})
+    assert feed.get_state() == stream.get_state() == {"step": 7}
     generator = Feed(i for i in range(3))
-    assert generator.position is None and not generator.resumable
+    assert not generator.has_place and not generator.resumable
 
 
 def test_what_is_iterated_over_gives_an_iterator_each_time():

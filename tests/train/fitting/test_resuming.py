@@ -7,9 +7,11 @@ import pathlib
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -18,20 +20,25 @@ from program import Faulty, fit
 from quick import data, lines, same_run, start, step
 
 import funcnets as fn
+from funcnets.train.data import Stream
 
 
-class Broken(Exception):
+class Broken(BaseException):
     """The end of a process, as far as a test without processes can have it."""
 
 
-def breaking(function, at, calls=None):
+class Mistake(Exception):
+    """One in what the program gave to fit."""
+
+
+def breaking(function, at, calls=None, error=Broken):
     """The function, which breaks in that of its calls."""
     calls = itertools.count() if calls is None else calls
 
     @functools.wraps(function)
     def broken(*given):
         if next(calls) == at:
-            raise Broken
+            raise error
         return function(*given)
 
     return broken
@@ -46,18 +53,22 @@ def alone(tmp_path_factory):
     return finished(tmp_path_factory.mktemp("alone"), every=2, epochs=1)
 
 
+@pytest.mark.parametrize("error", [Broken, Mistake])
 @pytest.mark.parametrize("what", ["step", "evaluate", "callback"])
-def test_a_run_that_breaks_anywhere_ends_as_one_left_alone(tmp_path, monkeypatch, alone, what):
+def test_a_run_that_breaks_anywhere_ends_as_one_left_alone(tmp_path, monkeypatch, alone, what, error):
     for at in range(5 if what == "step" else 3):
         directory, calls = tmp_path / str(at), itertools.count()
         broken = {
-            "step": lambda at=at: monkeypatch.setattr(quick, "step", breaking(step, at)),
-            "evaluate": lambda at=at: {"evaluate": breaking(quick.evaluate, at)},
-            "callback": lambda at=at, calls=calls: {"callbacks": [breaking(lambda *_: None, at, calls)]},
+            "step": lambda at=at: monkeypatch.setattr(quick, "step", breaking(step, at, error=error)),
+            "evaluate": lambda at=at: {"evaluate": breaking(quick.evaluate, at, error=error)},
+            "callback": lambda at=at, calls=calls: {"callbacks": [breaking(lambda *_: None, at, calls, error)]},
         }[what]()
-        with pytest.raises(Broken):
+        with pytest.raises(error):
             fit(directory, every=2, epochs=1, **(broken or {}))
         monkeypatch.undo()
+        if error is Mistake:  # and nothing is lost
+            done = at if what == "step" else (2, 4, 5)[at]
+            assert fn.Checkpoints(directory / "steps").steps()[-1:] == ((done,) if done else ())
         run, log = finished(directory, every=2, epochs=1)
         same_run(run, alone[0])
         assert log == alone[1]
@@ -174,7 +185,57 @@ def test_checkpoints_are_let_go(tmp_path):
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
+# Exceptions
+
+
+def test_an_exception_has_the_run(tmp_path):
+    whole = fit(tmp_path / "whole")
+    evaluate, callback = (breaking(one, 1, error=Mistake) for one in (quick.evaluate, lambda *_: None))
+    for given in ({"evaluate": evaluate}, {"callbacks": [callback]}):
+        with pytest.raises(Mistake) as raised:
+            fit(tmp_path, checkpoints=None, **given)
+        run = raised.value.run
+        quick.same((run.state, run.best), (quick.by_hand(10)[0][9], quick.by_hand(5)[0][4]))
+        assert (run.stopped, run.history.steps.tolist()) == ("raised", [5])
+        quick.same(run.history.training["loss"], whole.history.training["loss"][:10])
+        assert "the run as it was after 10 steps is this exception's attribute `run`" in raised.value.__notes__
+        quick.same(fit(tmp_path, checkpoints=None, state=run.state).state, whole.state)
+
+
+def test_a_state_that_is_gone_is_not_handed_over_or_saved(tmp_path):
+    def failing(state, batch):
+        for leaf in jax.tree.leaves(state) * (int(state["step"]) == 3):
+            leaf.delete()  # as a step does that fails when it runs
+        return {"step": state["step"] + 1}, {"loss": batch.mean()}
+
+    for checkpoints in (None, fn.Checkpoints(tmp_path)):
+        with pytest.raises(RuntimeError, match="deleted") as raised:
+            fn.train.fit(failing, {"step": jnp.asarray(0)}, data(), steps=9, every=2, checkpoints=checkpoints)
+        assert not hasattr(raised.value, "run")
+        assert any("step 3 could not be saved: this state was consumed" in n for n in raised.value.__notes__) == bool(
+            checkpoints
+        )
+    assert checkpoints.steps() == (2,)
+
+
+def test_nothing_is_saved_before_the_first_step(tmp_path):
+    with pytest.raises(TypeError):
+        fit(tmp_path, step=lambda state, batch: None)
+    assert fn.Checkpoints(tmp_path / "steps").steps() == ()
+
+
 # Signals
+
+
+def sending(number, times=1):
+    """The step, which sends the signal at the eighth."""
+
+    def sending_step(state, batch):
+        for _ in range(times * (state["step"] == 7)):
+            os.kill(os.getpid(), number)
+        return step(state, batch)
+
+    return sending_step
 
 
 ENDS = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143, signal.SIGINT: -signal.SIGINT}
@@ -194,7 +255,7 @@ def test_a_process_that_is_ended_and_started_again(tmp_path, number):
     }.get(number, "")
     assert ended.stderr.startswith(says) and bool(ended.stderr) == (number == signal.SIGINT)
     steps = fn.Checkpoints(tmp_path / "steps").steps()
-    assert steps == ((5, 10, 13) if number != signal.SIGKILL else steps[:2])  # 10 may not have been written yet
+    assert steps == ((5, 10, 12) if number != signal.SIGKILL else steps[:2])  # 10 may not have been written yet
     run, log = finished(tmp_path)
     same_run(run, whole[0])
     assert log == whole[1]
@@ -218,7 +279,7 @@ def test_evaluation_is_broken_off_and_made_again(tmp_path, alone, handlers, caps
 
 def test_at_a_prompt_ctrl_c_gives_the_run(tmp_path, handlers, monkeypatch):
     monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
-    run = fit(tmp_path, Faulty(7, signal.SIGINT), checkpoints=None)
+    run = fit(tmp_path, checkpoints=None, step=sending(signal.SIGINT))
     assert (run.stopped, run.state["step"], run.best["step"]) == ("interrupted", 8, 5)
     assert run.history.training.steps.tolist() == list(range(1, 9))
     quick.same(run.state, quick.by_hand(8)[0][7])
@@ -227,17 +288,71 @@ def test_at_a_prompt_ctrl_c_gives_the_run(tmp_path, handlers, monkeypatch):
 
 
 def test_the_second_signal_has_its_effect_at_once(tmp_path, handlers):
-    class Hanging(Faulty):
-        def __getitem__(self, step):
-            for _ in range(2 * (step == 7)):
-                os.kill(os.getpid(), self.number)
-            return self.data[step]
-
-    with pytest.raises(KeyboardInterrupt):
-        fit(tmp_path, Hanging(7, signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt) as raised:
+        fit(tmp_path, step=sending(signal.SIGINT, 2))
+    assert raised.value.run.state["step"] == 7
     assert fn.Checkpoints(tmp_path / "steps").steps() == (5,)
     with pytest.raises(SystemExit, match="143"):
-        fit(tmp_path, Hanging(7, signal.SIGTERM))
+        fit(tmp_path, step=sending(signal.SIGTERM, 2))
+    assert fn.Checkpoints(tmp_path / "steps").steps() == (5,)
+
+
+@pytest.mark.parametrize("per_call", [1, 3])
+def test_waiting_for_data_is_broken_off(tmp_path, handlers, per_call):
+    """At a place that the run goes on from with no batch lost or taken twice."""
+
+    def several(state, batches):
+        found = []
+        for batch in batches if per_call > 1 else [batches]:
+            state, metrics = step(state, batch)
+            found.append(metrics)
+        return state, jax.tree.map(lambda *each: np.array(each), *found) if per_call > 1 else found[0]
+
+    several.steps_per_call, several.single = per_call, step
+
+    class Hanging(Stream):
+        def __next__(self):
+            if self.get_state() == {"step": 7}:
+                threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+                time.sleep(60)
+            return super().__next__()
+
+    def run(stream, directory):
+        checkpoints = fn.Checkpoints(tmp_path / directory)
+        return fn.train.fit(several, start(), stream, steps=10, every=5, checkpoints=checkpoints)
+
+    began = time.monotonic()
+    with pytest.raises(SystemExit, match="143"):
+        run(Hanging(data(), 0), "broken")
+    assert time.monotonic() < began + 30
+    assert fn.Checkpoints(tmp_path / "broken").steps() == ((5, 7) if per_call == 1 else (5,))
+    same_run(run(data().stream(), "broken"), run(data().stream(), "whole"))
+
+
+def test_what_was_taken_of_an_iterator_and_not_used_is_put_back(handlers, monkeypatch):
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+
+    class Interrupted(Stream):
+        def __next__(self):
+            if self.get_state() == {"step": 4}:
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().__next__()
+
+    stacked = lambda state, batches: ({"step": state["step"] + 3}, {"loss": batches.mean(1)})  # noqa: E731
+    stacked.steps_per_call = 3
+    stream = Interrupted(data(), 0)
+    run = fn.train.fit(stacked, {"step": 0}, stream, steps=9, every=3)
+    assert (run.stopped, run.state, stream.get_state()) == ("interrupted", {"step": 3}, {"step": 3})
+
+
+def test_a_signal_counts_whatever_a_callback_raises(tmp_path, handlers, capsys):
+    def callback(*_):
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise Mistake("mine")
+
+    with pytest.raises(SystemExit, match="143") as raised:
+        fit(tmp_path, callbacks=[callback])
+    assert isinstance(raised.value.__context__, Mistake) and "Mistake: mine" in capsys.readouterr().err
     assert fn.Checkpoints(tmp_path / "steps").steps() == (5,)
 
 
@@ -245,7 +360,7 @@ def test_handlers_of_the_program_are_called_after_the_save(tmp_path, handlers):
     called = []
     signal.signal(signal.SIGTERM, lambda *_: called.append(fn.Checkpoints(tmp_path / "steps").steps()))
     run = fit(tmp_path, Faulty(7, signal.SIGTERM))
-    assert (run.stopped, run.state["step"], called) == ("interrupted", 8, [(5, 8)])
+    assert (run.stopped, run.state["step"], called) == ("interrupted", 7, [(5, 7)])
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     assert fit(tmp_path, Faulty(8, signal.SIGTERM)).stopped == "finished"
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

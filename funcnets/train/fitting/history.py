@@ -102,6 +102,7 @@ class History(Series):
         super().__init__()
         self.training = Series()
         self.criterion = criterion
+        self._evaluated: list[str] = []  # the names whose numbers are evaluation's, not means of the steps'
 
     @property
     def best_step(self) -> int | None:
@@ -136,7 +137,11 @@ class History(Series):
         for i, series in enumerate((self, self.training)):
             columns = [np.array(column) for column in series._columns.values()]
             parts |= {f"steps{i}": series.steps, f"values{i}": np.stack(columns) if columns else np.zeros((0, 0))}
-        head = {"names": [list(self), list(self.training)], "criterion": self.criterion}
+        head = {
+            "names": [list(self), list(self.training)],
+            "evaluated": self._evaluated,
+            "criterion": self.criterion,
+        }
         file = io.BytesIO()
         np.savez(file, head=np.frombuffer(json.dumps(head).encode(), np.uint8), **parts)
         return file.getvalue()
@@ -159,7 +164,23 @@ class History(Series):
                 series._steps = array("q", parts[f"steps{i}"].tolist())
                 columns = (array("d", column.tolist()) for column in parts[f"values{i}"])
                 series._columns = dict(zip(names, columns, strict=True))
-        self.criterion = criterion
+        self.criterion, self._evaluated = criterion, head["evaluated"]
+
+    def _report(self, step: int, report: Mapping[str, float], evaluated: Sequence[str]) -> None:
+        """Takes a report, some numbers of which are evaluation's."""
+        self._extend([step], {name: [value] for name, value in report.items()})
+        self._evaluated += [name for name in evaluated if name not in self._evaluated]
+
+    def _check_sources(self, report: Mapping[str, float], evaluated: Sequence[str]) -> None:
+        """Raises where a name of a report stands for something else than in those before."""
+        for name in report:
+            if name in self and (name in evaluated) != (name in self._evaluated):
+                was, now = ("evaluation's", "a mean over steps")[:: 1 if name in self._evaluated else -1]
+                raise ValueError(
+                    f"{name!r} is {was} in the reports up to step {self._steps[-1]}, and would be {now} from now on: "
+                    "give fit the evaluate= that it had, or one that uses other names, or give another run a directory "
+                    "of its own"
+                )
 
     def _best_row(self) -> int | None:
         if self.criterion is None:

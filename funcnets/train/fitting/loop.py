@@ -181,6 +181,8 @@ class Loop(Generic[S]):
         if self.evaluate is not None:
             with _noting(f"in evaluate, after step {self.done}"):
                 report = self._with_evaluation(report, self.evaluate)
+        evaluated = [name for name in report if name in (self._names or ())]
+        self.history._check_sources(report, evaluated)
         criterion = self.history.criterion
         if criterion is not None and criterion[0] not in report:
             raise ValueError(
@@ -192,7 +194,7 @@ class Loop(Generic[S]):
         told = self._tell(report)
         if self.history._improves(report):
             self.best = _copied(self.state)
-        self.history._extend([self.done], {name: [value] for name, value in report.items()})
+        self.history._report(self.done, report, evaluated)
         self._reported = self.done
         self._save(force=False)
         return self._ends() or told

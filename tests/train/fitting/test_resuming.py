@@ -185,6 +185,29 @@ def test_checkpoints_are_let_go(tmp_path):
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
+def test_a_name_stands_for_one_thing(tmp_path):
+    without, given = {"evaluate": None}, {"every": 5, "epochs": 2}
+    for directory, before, after, says in (
+        (
+            "added",
+            without,
+            {},
+            "'loss' is a mean over steps in the reports up to step 5, and would be evaluation's from",
+        ),
+        ("dropped", {}, without, "'loss' is evaluation's in the reports up to step 5, and would be a mean over steps"),
+    ):
+        fit(tmp_path / directory, epochs=1, **before)
+        with pytest.raises(ValueError, match=f"{says}.*: give fit the evaluate= that it had, or one that uses other"):
+            fit(tmp_path / directory, **given, **after)
+        run = fit(tmp_path / directory, **given, **before)  # and nothing is lost
+        same_run(run, fit(tmp_path / directory / "whole", **given, **before))
+    for evaluate in (lambda state: {"other": 1.0}, None):  # which is in nobody's way
+        fit(tmp_path / "other", epochs=1, evaluate=None)
+        run = fit(tmp_path / "other", epochs=2, evaluate=evaluate)
+    assert list(run.history) == ["loss", "mean", "other"]
+    np.testing.assert_array_equal(run.history["other"], [np.nan, 1.0])
+
+
 # Exceptions
 
 

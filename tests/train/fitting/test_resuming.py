@@ -201,11 +201,11 @@ def test_a_name_stands_for_one_thing(tmp_path):
             fit(tmp_path / directory, **given, **after)
         run = fit(tmp_path / directory, **given, **before)  # and nothing is lost
         same_run(run, fit(tmp_path / directory / "whole", **given, **before))
-    for evaluate in (lambda state: {"other": 1.0}, None):  # which is in nobody's way
-        fit(tmp_path / "other", epochs=1, evaluate=None)
-        run = fit(tmp_path / "other", epochs=2, evaluate=evaluate)
+    other = {"best": "mean", "evaluate": lambda state: {"other": 1.0}}  # which is in nobody's way
+    for epochs, evaluate in ((1, None), (2, other["evaluate"]), (3, None), (4, other["evaluate"])):
+        run = fit(tmp_path / "other", **other | {"epochs": epochs, "evaluate": evaluate})
     assert list(run.history) == ["loss", "mean", "other"]
-    np.testing.assert_array_equal(run.history["other"], [np.nan, 1.0])
+    np.testing.assert_array_equal(run.history["other"], [np.nan, 1, np.nan, 1])
 
 
 # Exceptions

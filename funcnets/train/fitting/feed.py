@@ -20,8 +20,8 @@ class Feed:
     """The batches of a run's steps, counted from 0.
 
     Args:
-      data: `train.batches`, or what `data[step]` asks for any step; a list or tuple, again and again; an iterator, or
-        what is iterated over again and again; None for steps that take no batch.
+      data: `train.batches`, or what `data[step]` asks for any step, or again and again for those of its length; an
+        iterator, or what is iterated over again and again; None for steps that take no batch.
 
     Attributes:
       length: Steps in an epoch; None if the data does not say.
@@ -46,10 +46,10 @@ class Feed:
         self.has_place = is_iterator(self._iterator)
         self._place: Any = self._reached()
 
-    @property
-    def resumable(self) -> bool:
-        """Whether a run that has begun can go on with it."""
-        return self._iterator is None or self.has_place
+    def can_go_on_from(self, step: int) -> bool:
+        """Whether it has the batches from a step on: what gives an iterator for each epoch has those of a whole one."""
+        is_renewed = self._iterator is not self._data and self.length is not None and step % self.length == 0
+        return self._iterator is None or self.has_place or is_renewed
 
     def get_state(self) -> Any:
         """Where the iterator was after the batches that were used, whatever was taken since."""
@@ -96,7 +96,7 @@ class Feed:
         if self._data is None:
             return None
         if self._iterator is None:
-            return self._data[step % len(self._data) if isinstance(self._data, Sequence) else step]
+            return self._data[step % self.length if self.length and not isinstance(self._data, Batches) else step]
         try:
             return next(self._iterator)
         except StopIteration:

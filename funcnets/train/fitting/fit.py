@@ -91,9 +91,12 @@ def fit(
         has the number of its steps, `state.step` or `state["step"]`. One with `steps_per_call` gets the batches of so
         many steps; those that are left before a report are taken by `step.single`.
       state: Where to begin. The step consumes it, as it does each state; a callback that keeps one copies it.
-      data: `train.batches`, or else what has a batch for each step, `data[step]`; a list of batches, again and again;
-        an iterator of batches, one a step, whose place is saved with the run if it has `get_state` and `set_state`
-        (`data.stream()`, `train.prefetch`, Grain's); or None.
+      data: `train.batches`, or else what has a batch for each step, `data[step]`; with a length, as a list has it, those
+        of an epoch, again and again. An iterator of batches, whose place is saved with the run if it has `get_state`
+        and `set_state` (`data.stream()`, `train.prefetch`, Grain's); with another, as a generator, a run cannot be gone
+        on with. What gives an iterator each epoch, as a DataLoader: it can from an epoch's end, if it has a length. Or
+        None. A batch is always of one step: those of a call of several are stacked here. For several devices,
+        `train.prefetch(data.stream(), sharding=...)`.
       epochs: How many, in all: those of runs that this one resumes count.
       steps: How many, in all, in the place of `epochs`.
       every: Steps between reports; None is an epoch. There is one at the end too.

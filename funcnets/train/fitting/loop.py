@@ -71,10 +71,11 @@ class Loop(Generic[S]):
         self.best = tree["best"] if self.history.best_step is not None else None
         reported = self.history._reported()
         self._saved, self._reported = self.done, self.done if reported is None else reported
-        if 0 < self.done < self.pace.total and not self.feed.resumable:
+        if 0 < self.done < self.pace.total and not self.feed.can_go_on_from(self.done):
             raise ValueError(
                 f"fit goes on from step {self.done} in {self.checkpoints.directory}, and this data cannot be brought "
-                "to where it was: give train.batches, its stream(), or an iterator with get_state and set_state"
+                "to where it was: give train.batches, its stream(), or an iterator with get_state and set_state; what "
+                "has a length and gives a new iterator each epoch goes on from an epoch's end (delete later steps)"
             )
 
     def _save(self, *, force: bool) -> None:

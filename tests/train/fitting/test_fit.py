@@ -243,6 +243,34 @@ def test_the_best_is_where_the_state_is():
     same(run.best, run.state)
 
 
+def test_data_parallel():
+    """Over eight devices as on one, with batches put in pieces on each, and their epochs counted."""
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    whole, split = jax.NamedSharding(mesh, jax.P()), jax.NamedSharding(mesh, jax.P("data"))
+    net, optimizer = fn.Dense(1), optax.adam(1e-2)
+
+    def run(step, data, **given):
+        state = fn.train.create(net, optimizer, jax.random.key(0), X, **given)
+        return fn.train.fit(step, state, data, epochs=2, best="loss")
+
+    for k in (1, 2):
+        step = fn.train.make_step(net, loss, optimizer, steps_per_call=k)
+        seen = []
+
+        def looking(state, batch, step=step, seen=seen):
+            seen.append(batch["x"].sharding.shard_shape(batch["x"].shape))
+            return step(state, batch)
+
+        looking.steps_per_call, looking.single = k, step.single
+        sharded = run(looking, fn.train.prefetch(batches().stream(), sharding=split), sharding=whole)
+        assert set(seen) == {(1, 5) if k == 1 else (2, 1, 5)}
+        assert all(leaf.sharding == whole for leaf in jax.tree.leaves(sharded.state.params))
+        alone = run(step, batches())
+        assert sharded.history.steps.tolist() == alone.history.steps.tolist() == [4, 8]
+        for one, other in zip(jax.tree.leaves(sharded.state.params), jax.tree.leaves(alone.state.params), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
 # Ends
 
 

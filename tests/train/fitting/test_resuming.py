@@ -185,6 +185,22 @@ def test_checkpoints_are_let_go(tmp_path):
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
+def test_a_loader_goes_on_from_an_epochs_end(tmp_path):
+    class Loader:
+        def __len__(self):
+            return 5
+
+        def __iter__(self):
+            return (data()[i] for i in range(5))
+
+    fit(tmp_path, Loader(), epochs=2)
+    run = fit(tmp_path, Loader(), epochs=4)
+    same_run(run, fit(tmp_path / "whole", Loader(), epochs=4))
+    fit(tmp_path / "middle", Loader(), epochs=None, steps=7)
+    with pytest.raises(ValueError, match="goes on from step 7 in .*; what has a length .* from an epoch's end .delete"):
+        fit(tmp_path / "middle", Loader(), epochs=4)
+
+
 def test_a_name_stands_for_one_thing(tmp_path):
     without, given = {"evaluate": None}, {"every": 5, "epochs": 2}
     for directory, before, after, says in (

@@ -123,7 +123,7 @@ class Batches:
 
 
 class Stream(Iterator[Tree]):
-    """The batches of all steps from one on, without end; its length is that of an epoch. What `Batches.stream` gives."""
+    """The batches of all steps from one on, without end; its length is an epoch's. What `Batches.stream` gives."""
 
     def __init__(self, data: Batches, start: SupportsIndex) -> None:
         self._data = data

@@ -15,6 +15,8 @@ from funcnets.checkpoint.finding import warn
 from funcnets.shapes import Tree, is_array, show
 from funcnets.train.data import Batches
 
+_WITHOUT_PLACE = "data without a place"
+
 
 class Feed:
     """The batches of a run's steps, counted from 0.
@@ -25,7 +27,8 @@ class Feed:
 
     Attributes:
       length: Steps in an epoch; None if the data does not say.
-      has_place: Whether it is an iterator whose place can be saved and restored: then `get_state` and `set_state` do.
+      has_place: Whether it is an iterator whose place can be saved and restored.
+      changed: What is otherwise than in the state that was set, as lines.
     """
 
     def __init__(self, data: Any) -> None:
@@ -44,6 +47,7 @@ class Feed:
         self._data = held
         self._iterator: Any = None if by_step else iter(held)
         self.has_place = is_iterator(self._iterator)
+        self.changed: list[str] = []
         self._place: Any = self._reached()
 
     def can_go_on_from(self, step: int) -> bool:
@@ -52,13 +56,43 @@ class Feed:
         return self._iterator is None or self.has_place or is_renewed
 
     def get_state(self) -> Any:
-        """Where the iterator was after the batches that were used, whatever was taken since."""
-        return copy.deepcopy(self._place)
+        """Where the iterator was after the batches that were used, whatever was taken since; of what has no place, what
+        it is.
+        """
+        return copy.deepcopy(self._place) if self.has_place else {_WITHOUT_PLACE: self._features()}
 
     def set_state(self, state: Any) -> None:
-        """Has the iterator go on from a place that `get_state` gave."""
-        self._iterator.set_state(copy.deepcopy(state))
-        self._place = state
+        """Goes on from a state that `get_state` gave.
+
+        Raises:
+          ValueError: It has no place, and this is an iterator, which would need one.
+        """
+        saved: Any = state.get(_WITHOUT_PLACE) if isinstance(state, dict) else None
+        if not self.has_place:
+            old, new = saved or {"kind": "an iterator"}, self._features()
+            differing = [name for name in new if old.get(name, new[name]) != new[name]]
+            self.changed = [f"{name} {old[name]} -> {new[name]}" for name in differing]
+        elif saved is None:
+            self._iterator.set_state(copy.deepcopy(state))
+            self._place = state
+        else:
+            raise ValueError(
+                f"this run was saved with {saved['kind']} as its data, which is asked by step, got an iterator, which "
+                "would begin anew: go on with what it had"
+            )
+
+    def _features(self) -> dict[str, Any]:
+        """What is told of data without a place."""
+        if not isinstance(self._data, Batches):
+            return {"kind": type(self._data).__name__, "steps in an epoch": self.length}
+        words = self._data._words
+        return {
+            "kind": "train.batches",
+            "examples": self._data.examples,
+            "batch_size": self._data.batch_size,
+            "key": None if words is None else words.tolist(),
+            "steps in an epoch": self.length,
+        }
 
     def used(self) -> None:
         """The batches that were taken have become steps."""

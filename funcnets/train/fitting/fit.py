@@ -91,20 +91,22 @@ def fit(
         has the number of its steps, `state.step` or `state["step"]`. One with `steps_per_call` gets the batches of so
         many steps; those that are left before a report are taken by `step.single`.
       state: Where to begin. The step consumes it, as it does each state; a callback that keeps one copies it.
-      data: `train.batches`, or else what has a batch for each step, `data[step]`; with a length, as a list has it, those
-        of an epoch, again and again. An iterator of batches, whose place is saved with the run if it has `get_state`
-        and `set_state` (`data.stream()`, `train.prefetch`, Grain's); with another, as a generator, a run cannot be gone
-        on with. What gives an iterator each epoch, as a DataLoader: it can from an epoch's end, if it has a length. Or
+      data: `train.batches`, or else what has a batch for each step, `data[step]`; with a length, like a list, those of an
+        epoch, again and again. An iterator of batches, whose place is saved with the run if it has `get_state` and
+        `set_state` (`data.stream()`, `train.prefetch`, Grain's); with another, as a generator, a run cannot be gone on
+        with. What gives an iterator each epoch, as a DataLoader: it can from an epoch's end, if it has a length. Or
         None. A batch is always of one step: those of a call of several are stacked here. For several devices,
         `train.prefetch(data.stream(), sharding=...)`.
       epochs: How many, in all: those of runs that this one resumes count.
       steps: How many, in all, in the place of `epochs`.
       every: Steps between reports; None is an epoch. There is one at the end too.
       evaluate: `evaluate(state)` → a dict of numbers, at each report.
-      best: The number in a report that says which is best: "loss" (less is better), or ("accuracy", "max").
+      best: The number in a report that says which is best: "loss" (less is better), or ("accuracy", "max"). Where it
+        was not asked for from the beginning, it is the best of the reports since.
       patience: How many reports in a row may be no better than the best before the run ends.
       checkpoints: Where the run is saved: at reports (at the first after each multiple of its own `every`), at the end
-        and when interrupted. From its newest step the run goes on.
+        and when it is broken off. From its newest step the run goes on: with the same step and best, and the same data,
+        of which `train.batches` of another size, number, order or length warn.
       callbacks: Functions `callback(step, metrics, state)`, called with each report; one that returns something true
         ends the run. `train.json_lines` and `train.tensorboard` are such.
       progress: Whether a bar is shown; None shows it in terminals and notebooks.

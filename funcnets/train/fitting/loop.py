@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from funcnets.checkpoint import Checkpoints
+from funcnets.checkpoint.finding import warn
 from funcnets.shapes import near
 from funcnets.train.arguments import kind
 from funcnets.train.data import whole
@@ -23,6 +24,7 @@ from funcnets.train.fitting.pace import Pace
 from funcnets.train.fitting.pending import Pending, number, same_names
 from funcnets.train.fitting.profiling import Profiler
 from funcnets.train.fitting.progress import Bar
+from funcnets.train.fitting.resuming import has_best
 
 S = TypeVar("S")
 Stopped = Literal["finished", "patience", "callback", "exhausted", "interrupted", "raised"]
@@ -55,27 +57,43 @@ class Loop(Generic[S]):
     # What is saved, and gone on from
 
     def _tree(self) -> dict[str, Any]:
-        tree: dict[str, Any] = {"state": self.state, "history": self.history}
+        tree: dict[str, Any] = {"state": self.state, "history": self.history, "data": self.feed}
         if self.history.criterion is not None:
             tree["best"] = self.state if self.best is None else self.best
-        if self.feed.has_place:
-            tree["data"] = self.feed
         return tree
 
     def resume(self) -> None:
         """Takes over the newest step that was saved, if there is one."""
         if self.checkpoints is None or not self.checkpoints.steps():
             return
-        tree = self.checkpoints.resume(self._tree())
+        directory, tree = self.checkpoints.directory, self._tree()
+        if not has_best(self.checkpoints, self.history.criterion):
+            tree.pop("best", None)
+        try:
+            tree = self.checkpoints.resume(tree)
+        except ValueError as error:
+            error.add_note(
+                f"fit goes on from what is in {directory}: give it the net, optimizer, data and best= that this run "
+                "had, or checkpoints in another directory; state, report = checkpoints.restore(state, under='state', "
+                "strict=False) takes over what fits into a new run's state"
+            )
+            raise
         self.state, self.done = tree["state"], _steps_of(tree["state"])
         self.best = tree["best"] if self.history.best_step is not None else None
         reported = self.history._reported()
         self._saved, self._reported = self.done, self.done if reported is None else reported
-        if 0 < self.done < self.pace.total and not self.feed.can_go_on_from(self.done):
+        if not 0 < self.done < self.pace.total:
+            return
+        if not self.feed.can_go_on_from(self.done):
             raise ValueError(
-                f"fit goes on from step {self.done} in {self.checkpoints.directory}, and this data cannot be brought "
+                f"fit goes on from step {self.done} in {directory}, and this data cannot be brought "
                 "to where it was: give train.batches, its stream(), or an iterator with get_state and set_state; what "
                 "has a length and gives a new iterator each epoch goes on from an epoch's end (delete later steps)"
+            )
+        if self.feed.changed:
+            warn(
+                f"the data is not that of the run in {directory}, which goes on with it from step {self.done}: "
+                + ", ".join(self.feed.changed)
             )
 
     def _save(self, *, force: bool) -> None:

@@ -1,9 +1,11 @@
 """Runs that are broken off and started again, against one that was left alone; and what signals do to them."""
 
+import contextlib
 import functools
 import itertools
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import program
 import pytest
 import quick
 from program import Faulty, fit
@@ -167,8 +170,64 @@ def test_runs_that_cannot_be_gone_on_with(tmp_path):
     assert fit(tmp_path, generator, epochs=None, steps=5, every=5).stopped == "finished"
     with pytest.raises(ValueError, match=r"this run goes by best=\('loss', 'min'\), got best=\('seen', 'max'\): go on"):
         fit(tmp_path, best=("seen", "max"))
-    with pytest.raises(ValueError, match="best"):
+    with pytest.raises(ValueError, match=r"the run in .*/steps goes by best=\('loss', 'min'\), got best=None: go on"):
         fit(tmp_path, best=None)
+    says = "this run was saved with train.batches as its data, which is asked by step, got an iterator, which would"
+    with pytest.raises(ValueError, match=says):
+        fit(tmp_path, data().stream())
+    with pytest.raises(ValueError, match="  state/more: checkpoint nothing, model float64") as raised:
+        fit(tmp_path, state=start() | {"more": np.zeros(())})
+    (note,) = raised.value.__notes__
+    assert "give it the net, optimizer, data and best= that this run had, or checkpoints in another" in note
+    checkpoints, more = fn.Checkpoints(tmp_path / "steps"), start() | {"more": np.zeros(())}
+    fitting, _ = checkpoints.restore(more, under="state", strict=False)
+    assert fitting["step"] == 5  # as the note says
+    with fn.Checkpoints(tmp_path / "by hand") as by_hand:
+        by_hand.save(3, start())
+    says = r"goes on from what it saved itself, and .*/by hand holds \['seen', 'step', 'total'\]: restore that, state ="
+    with pytest.raises(ValueError, match=says):
+        fit(tmp_path, checkpoints=tmp_path / "by hand")
+
+
+def test_the_best_may_be_asked_for_later(tmp_path):
+    values = {5: 1.0, 10: 3.0, 15: 2.0, 20: 2.5, 25: 2.5, 30: 0.0}
+    evaluate = lambda state: {"loss": values[state["step"]]}  # noqa: E731
+    fit(tmp_path, epochs=1, best=None, evaluate=evaluate)
+    assert fit(tmp_path, epochs=1, evaluate=evaluate).best is None
+    for epochs in (2, 4):
+        run = fit(tmp_path, epochs=epochs, evaluate=evaluate)
+    assert (run.history.best_step, run.best["step"], run.history.best_value) == (15, 15, 2.0)
+    fit(tmp_path / "patient", epochs=1, best=None, evaluate=evaluate)
+    run = fit(tmp_path / "patient", epochs=6, patience=2, evaluate=evaluate)
+    assert (run.stopped, run.state["step"]) == ("patience", 25)
+
+
+def test_the_best_by_a_name_that_there_is_not_loses_nothing(tmp_path):
+    with pytest.raises(ValueError, match="got 'losss' .did you mean 'loss'.*"):
+        fit(tmp_path, best="losss")
+    assert fn.Checkpoints(tmp_path / "steps").steps() == (5,)
+    same_run(fit(tmp_path), fit(tmp_path / "whole"))
+
+
+def test_data_that_has_changed_is_said(tmp_path):
+    fit(tmp_path, epochs=1)
+    for other, says in (
+        (fn.train.batches(quick.ROWS, 4, quick.KEY, partial="keep"), None),  # of 20 rows
+        (fn.train.batches(quick.ROWS, 2, jax.random.key(1)), r"batch_size 4 -> 2, key \[0, 7\] -> \[0, 1\], steps in"),
+        (fn.train.batches(quick.ROWS[:16], 4), r"step 5: examples 20 -> 16, key \[0, 7\] -> None, steps in .* 5 -> 4"),
+        ([quick.ROWS[:4]] * 5, "kind train.batches -> list"),
+    ):
+        directory = tmp_path / str(says)[:5]
+        shutil.copytree(tmp_path / "steps", directory)
+        broken = {"step": breaking(step, 0), "checkpoints": directory, "epochs": 9}
+        warns = contextlib.nullcontext([]) if says is None else pytest.warns(UserWarning, match=says)
+        with warns as caught, pytest.raises(Broken):
+            fit(tmp_path, other, **broken)
+        assert [one.filename for one in caught] == [program.__file__] * (says is not None)
+    same_run(fit(tmp_path), fit(tmp_path / "whole"))
+    fit(tmp_path / "stream", data().stream(), epochs=1)
+    with pytest.warns(UserWarning, match="goes on with it from step 5: kind an iterator -> train.batches"):
+        same_run(fit(tmp_path / "stream"), fit(tmp_path / "whole"))
 
 
 @pytest.mark.parametrize(("every", "saved"), [(1, (3, 6, 9, 10)), (5, (6, 10)), (9, (9, 10)), (50, (10,))])

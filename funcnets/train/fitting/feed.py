@@ -55,6 +55,13 @@ class Feed:
         is_renewed = self._iterator is not self._data and self.length is not None and step % self.length == 0
         return self._iterator is None or self.has_place or is_renewed
 
+    def short(self, steps: range) -> range:
+        """Those of the steps whose batches are known not to be full."""
+        data = self._data
+        if not isinstance(data, Batches) or len(data) * data.batch_size <= data.examples:
+            return range(0)
+        return range(steps.start + (-1 - steps.start) % len(data), steps.stop, len(data))
+
     def get_state(self) -> Any:
         """Where the iterator was after the batches that were used, whatever was taken since; of what has no place, what
         it is.
@@ -77,8 +84,8 @@ class Feed:
             self._place = state
         else:
             raise ValueError(
-                f"this run was saved with {saved['kind']} as its data, which is asked by step, got an iterator, which "
-                "would begin anew: go on with what it had"
+                f"this run was saved with {saved['kind']} as its data, of which no place is kept, and got an iterator, "
+                "which would begin anew: go on with what it had"
             )
 
     def _features(self) -> dict[str, Any]:

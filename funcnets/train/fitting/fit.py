@@ -91,7 +91,7 @@ def fit(
         has the number of its steps, `state.step` or `state["step"]`. One with `steps_per_call` gets the batches of so
         many steps; those that are left before a report are taken by `step.single`.
       state: Where to begin. The step consumes it, as it does each state; a callback that keeps one copies it.
-      data: `train.batches`, or else what has a batch for each step, `data[step]`; with a length, like a list, those of an
+      data: `train.batches`, or else what has a batch for each step, `data[step]`; with a length, as a list, those of an
         epoch, again and again. An iterator of batches, whose place is saved with the run if it has `get_state` and
         `set_state` (`data.stream()`, `train.prefetch`, Grain's); with another, as a generator, a run cannot be gone on
         with. What gives an iterator each epoch, as a DataLoader: it can from an epoch's end, if it has a length. Or
@@ -108,7 +108,8 @@ def fit(
         and when it is broken off. From its newest step the run goes on: with the same step and best, and the same data,
         of which `train.batches` of another size, number, order or length warn.
       callbacks: Functions `callback(step, metrics, state)`, called with each report; one that returns something true
-        ends the run. `train.json_lines` and `train.tensorboard` are such.
+        ends the run. `train.json_lines` and `train.tensorboard` are such. A run that goes on from a report calls them
+        with that one again, so that logs drop what they have of later steps, and what ended the run ends it again.
       progress: Whether a bar is shown; None shows it in terminals and notebooks.
       profile: A directory and a range of steps, counted from 0 as batches are, which JAX's profiler traces:
         ("runs/a/profile", range(10, 13)).
@@ -143,7 +144,7 @@ def fit(
     profiler, interruption, history = Profiler(profile, pace.total), Interruption(), History(criterion)
     loop = Loop(step, evaluate, checkpoints, callbacks, feed, pace, patience, interruption, history, state)
     loop.resume()
-    _check_calls(step, pace, loop.done)
+    _check_calls(step, pace, feed, loop.done)
     bar = Bar(progress, pace.total, loop.done)
     try:
         with interruption, checkpoints or contextlib.nullcontext(), profiler, bar:
@@ -186,8 +187,14 @@ def _check(step: Any, evaluate: Any, checkpoints: Any, callbacks: Any) -> None:
         raise TypeError(f"fit takes callbacks= a list of functions (step, metrics, state), got {show(callbacks)}")
 
 
-def _check_calls(step: Any, pace: Pace, done: int) -> None:
-    """Raises where a call would have to take fewer steps than the step function takes."""
+def _check_calls(step: Any, pace: Pace, feed: Feed, done: int) -> None:
+    """Raises where a call would have to take fewer steps than the step function takes, or a batch that is not full."""
+    for short in feed.short(range(done, pace.total)):
+        if pace.stacks(short):
+            raise ValueError(
+                f"a call of {pace.per_call} steps takes full batches, and data[{short}], the last of its epoch, is not: "
+                "give train.batches partial='drop', or make_step steps_per_call=1"
+            )
     if pace.per_call > 1 and not hasattr(step, "single"):
         counts = {"every": pace.every, "steps in all": pace.total, "steps done": done}
         if odd := {name: count for name, count in counts.items() if count % pace.per_call}:

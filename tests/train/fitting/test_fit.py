@@ -433,6 +433,33 @@ def test_calls_that_do_not_go_into_the_run():
     raises(ValueError, "fit takes step.steps_per_call= of at least 1", three)
 
 
+def test_batches_that_are_not_full_and_calls_of_several_steps():
+    """fit knows before it begins whether a call would have to stack one: what runs by hand runs, and nothing else."""
+    calls = []
+
+    def several(state, batch):
+        calls.append(batch)
+        return {"step": state["step"] + k}, {}
+
+    several.single = lambda state, batch: ({"step": state["step"] + 1}, {})
+    short = fn.train.batches(np.arange(14.0), 4, partial="keep")  # the last of four has two
+    for k, every, steps, bad in (
+        (3, 15, 20, 3), (3, 4, 20, None), (2, 4, 20, 3), (2, 5, 20, 3), (2, 4, 3, None), (2, 7, 7, 3), (5, 5, 9, 3)
+    ):  # fmt: skip
+        several.steps_per_call = k
+        if bad is None:
+            assert fn.train.fit(several, {"step": 0}, short, steps=steps, every=every).stopped == "finished"
+            continue
+        calls.clear()
+        says = rf"a call of {k} steps takes full batches, and data\[{bad}\], the last of its epoch, is not: give train"
+        raises(ValueError, says, several, {"step": 0}, short, steps=steps, every=every)
+        assert not calls
+    several.steps_per_call = k = 3
+    full = fn.train.batches(np.arange(16.0), 4, partial="keep")
+    assert fn.train.fit(several, {"step": 0}, full, steps=20, every=15).stopped == "finished"
+    assert fn.train.fit(several, {"step": 4}, short, steps=7, every=4).stopped == "finished"
+
+
 def test_a_state_that_was_consumed_is_said():
     state = created()
     fn.train.fit(STEP, state, batches(), steps=1)

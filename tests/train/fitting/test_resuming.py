@@ -172,7 +172,7 @@ def test_runs_that_cannot_be_gone_on_with(tmp_path):
         fit(tmp_path, best=("seen", "max"))
     with pytest.raises(ValueError, match=r"the run in .*/steps goes by best=\('loss', 'min'\), got best=None: go on"):
         fit(tmp_path, best=None)
-    says = "this run was saved with train.batches as its data, which is asked by step, got an iterator, which would"
+    says = "this run was saved with train.batches as its data, of which no place is kept, and got an iterator, which"
     with pytest.raises(ValueError, match=says):
         fit(tmp_path, data().stream())
     with pytest.raises(ValueError, match="  state/more: checkpoint nothing, model float64") as raised:

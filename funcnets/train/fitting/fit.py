@@ -192,7 +192,7 @@ def _check_calls(step: Any, pace: Pace, feed: Feed, done: int) -> None:
     for short in feed.short(range(done, pace.total)):
         if pace.stacks(short):
             raise ValueError(
-                f"a call of {pace.per_call} steps takes full batches, and data[{short}], the last of its epoch, is not: "
+                f"a call of {pace.per_call} steps takes full batches, and data[{short}], its epoch's last, is not: "
                 "give train.batches partial='drop', or make_step steps_per_call=1"
             )
     if pace.per_call > 1 and not hasattr(step, "single"):

@@ -174,7 +174,7 @@ class Later:
 
     def __array__(self, *_, **__):
         assert self.is_ready(), f"step {self.step} was waited for at step {self.device['at']}"
-        return np.float32(self.value)
+        return np.array(self.value, np.float32)
 
     def __index__(self):
         return int(self.__array__())
@@ -195,6 +195,17 @@ def test_no_step_waits_for_the_one_before(monkeypatch, slow):
     run = fn.train.fit(later, {"step": 0}, range(100), steps=8, every=8)
     assert run.history.training["loss"].tolist() == [0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4]
     assert moved == ([[1], [2], [3], [4], [5, 6, 7, 8], [8]] if slow else [[*range(1, 9)], [8]])
+
+
+def test_metrics_are_fetched_together_only_where_the_device_is_far(monkeypatch):
+    calls, fetch = [], jax.device_get
+    monkeypatch.setattr(jax, "device_get", lambda tree: calls.append(tree) or fetch(tree))
+    found = []
+    for backend in ("cpu", "gpu"):
+        monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
+        found.append(fn.train.fit(STEP, created(), batches(), epochs=1).history)
+        assert bool(calls) == (backend == "gpu")
+    same(dict(found[0].training), dict(found[1].training))
 
 
 # Reports
@@ -451,7 +462,7 @@ def test_batches_that_are_not_full_and_calls_of_several_steps():
             assert fn.train.fit(several, {"step": 0}, short, steps=steps, every=every).stopped == "finished"
             continue
         calls.clear()
-        says = rf"a call of {k} steps takes full batches, and data\[{bad}\], the last of its epoch, is not: give train"
+        says = rf"a call of {k} steps takes full batches, and data\[{bad}\], its epoch's last, is not: give train"
         raises(ValueError, says, several, {"step": 0}, short, steps=steps, every=every)
         assert not calls
     several.steps_per_call = k = 3

@@ -49,6 +49,7 @@ class Feed:
         self.has_place = is_iterator(self._iterator)
         self.changed: list[str] = []
         self._place: Any = self._reached()
+        self._is_ahead = False
 
     def can_go_on_from(self, step: int) -> bool:
         """Whether it has the batches from a step on: what gives an iterator for each epoch has those of a whole one."""
@@ -81,7 +82,7 @@ class Feed:
             self.changed = [f"{name} {old[name]} -> {new[name]}" for name in differing]
         elif saved is None:
             self._iterator.set_state(copy.deepcopy(state))
-            self._place = state
+            self._place, self._is_ahead = state, False
         else:
             raise ValueError(
                 f"this run was saved with {saved['kind']} as its data, of which no place is kept, and got an iterator, "
@@ -103,11 +104,11 @@ class Feed:
 
     def used(self) -> None:
         """The batches that were taken have become steps."""
-        self._place = self._reached()
+        self._place, self._is_ahead = self._reached(), False
 
     def put_back(self) -> None:
         """Gives the iterator back what was taken of it and not used."""
-        if self.has_place and self._iterator.get_state() != self._place:
+        if self.has_place and self._is_ahead:
             self.set_state(self._place)
 
     def _reached(self) -> Any:
@@ -139,12 +140,14 @@ class Feed:
         if self._iterator is None:
             return self._data[step % self.length if self.length and not isinstance(self._data, Batches) else step]
         try:
-            return next(self._iterator)
+            batch = next(self._iterator)
         except StopIteration:
             if self._iterator is self._data:
                 raise
-        self._iterator = iter(self._data)  # what is no iterator itself gives another
-        return next(self._iterator)
+            self._iterator = iter(self._data)  # what is no iterator itself gives another
+            batch = next(self._iterator)
+        self._is_ahead = True
+        return batch
 
 
 def stacked(batches: Sequence[Tree]) -> Tree:

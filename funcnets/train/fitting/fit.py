@@ -83,8 +83,8 @@ def fit(
     a name, it is evaluation's, and the training metric is called "train/loss".
 
     Ctrl-C and SIGTERM let the step under way end, and the run is saved; an evaluation is broken off, and so is waiting
-    for a batch. Then a script ends, by KeyboardInterrupt or SystemExit(143); in an interactive session Ctrl-C gives the
-    run so far, whose `state` may be trained on. The second signal has its effect at once.
+    for a batch (which ends a generator). Then a script ends, by KeyboardInterrupt or SystemExit(143); in an interactive
+    session Ctrl-C gives the run so far, whose `state` may be trained on. The second signal has its effect at once.
 
     Args:
       step: `step(state, batch)` → (state, dict of metrics), as `train.make_step` gives it, or any function whose state
@@ -105,8 +105,8 @@ def fit(
         was not asked for from the beginning, it is the best of the reports since.
       patience: How many reports in a row may be no better than the best before the run ends.
       checkpoints: Where the run is saved: at reports (at the first after each multiple of its own `every`), at the end
-        and when it is broken off. From its newest step the run goes on: with the same step and best, and the same data,
-        of which `train.batches` of another size, number, order or length warn.
+        and when it is broken off. From its newest step the run goes on, with the step function, `best` and data
+        that it had; a warning says where `train.batches` are others.
       callbacks: Functions `callback(step, metrics, state)`, called with each report; one that returns something true
         ends the run. `train.json_lines` and `train.tensorboard` are such. A run that goes on from a report calls them
         with that one again, so that logs drop what they have of later steps, and what ended the run ends it again.

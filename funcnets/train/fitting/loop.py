@@ -126,8 +126,8 @@ class Loop(Generic[S]):
 
     def _rescue(self, bar: Bar, error: Exception) -> None:
         """Saves what there is before an exception ends the run. A report that it came in is made when that goes on."""
-        if self.checkpoints is None or self.done == self._begun:
-            return
+        if self.checkpoints is None or self.done == self._begun or jax.process_count() > 1:
+            return  # of several processes the others may not come to save
         try:
             self._settle(bar)
             self._save(force=True)
@@ -202,12 +202,12 @@ class Loop(Generic[S]):
                 report = self._with_evaluation(report, self.evaluate)
         evaluated = [name for name in report if name in (self._names or ())]
         self.history._check_sources(report, evaluated)
-        criterion = self.history.criterion
-        if criterion is not None and criterion[0] not in report:
-            raise ValueError(
-                f"best= names a number of the reports, got {criterion[0]!r}{near(criterion[0], report)}; there are "
-                f"{list(report)}"
-            )
+        for best in (self.history.criterion, self.checkpoints and self.checkpoints.best):
+            if best is not None and best[0] not in report:
+                raise ValueError(
+                    f"best= names a number of the reports, got {best[0]!r}{near(best[0], report)}; there are "
+                    f"{list(report)}"
+                )
         report = dict.fromkeys(self.history, math.nan) | report
         bar.update(0, report)
         told = self._tell(report)

@@ -64,6 +64,13 @@ def test_what_is_iterated_over_gives_an_iterator_each_time():
     Loader.__len__ = lambda self: 2
     assert [i for i in range(5) if Feed(Loader()).can_go_on_from(i)] == [0, 2, 4]
     assert not Feed(iter([1, 2])).can_go_on_from(0)
+    places = type("Arrays", (), {"__iter__": lambda self: self, "__next__": lambda self: 1})
+    places.set_state = lambda self, state: None
+    places.get_state = lambda self: np.zeros(2)  # what a checkpoint does not take, and a run without one does
+    feed = Feed(places())
+    feed.put_back()
+    feed.take(0, 1)
+    feed.put_back()
     with pytest.raises(StopIteration):
         Feed(type("Empty", (), {"__iter__": lambda self: iter(())})()).take(0, 1)
 

@@ -207,6 +207,10 @@ def test_the_best_by_a_name_that_there_is_not_loses_nothing(tmp_path):
         fit(tmp_path, best="losss")
     assert fn.Checkpoints(tmp_path / "steps").steps() == (5,)
     same_run(fit(tmp_path), fit(tmp_path / "whole"))
+    checkpoints = fn.Checkpoints(tmp_path / "other", best="sean")
+    with pytest.raises(ValueError, match="got 'sean' .did you mean 'seen'.*"):
+        fn.train.fit(step, start(), data(), epochs=1, evaluate=quick.evaluate, checkpoints=checkpoints)
+    assert checkpoints.steps() == (5,)
 
 
 def test_data_that_has_changed_is_said(tmp_path):
@@ -314,6 +318,14 @@ def test_a_state_that_is_gone_is_not_handed_over_or_saved(tmp_path):
             checkpoints
         )
     assert checkpoints.steps() == (2,)
+
+
+def test_of_several_processes_none_saves_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(Mistake) as raised:
+        fit(tmp_path, every=2, callbacks=[breaking(lambda *_: None, 0, error=Mistake)])
+    monkeypatch.undo()
+    assert raised.value.run.state["step"] == 2 and fn.Checkpoints(tmp_path / "steps").steps() == ()
 
 
 def test_nothing_is_saved_before_the_first_step(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -39,7 +40,9 @@ class Feed:
                 "train.batches(arrays, batch_size, key)"
             )
         held: Any = data
-        self.length: int | None = len(held) if hasattr(held, "__len__") else None
+        self.length: int | None = None
+        with contextlib.suppress(TypeError):  # which a loader of what has no length raises too
+            self.length = len(held)
         if self.length == 0:
             raise ValueError(
                 f"fit takes batches, got a {type(data).__name__} of none: are there fewer examples than one?"

@@ -63,6 +63,8 @@ def test_what_is_iterated_over_gives_an_iterator_each_time():
     assert not feed.can_go_on_from(2)
     Loader.__len__ = lambda self: 2
     assert [i for i in range(5) if Feed(Loader()).can_go_on_from(i)] == [0, 2, 4]
+    Loader.__len__ = lambda self: len(None)  # as loaders have it whose dataset has no length
+    assert Feed(Loader()).length is None and not Feed(Loader()).can_go_on_from(2)
     assert not Feed(iter([1, 2])).can_go_on_from(0)
     places = type("Arrays", (), {"__iter__": lambda self: self, "__next__": lambda self: 1})
     places.set_state = lambda self, state: None

@@ -77,8 +77,8 @@ def main():
     training, test = read_data()
     print(net.plan(training["image"][:1]))
     checkpoints = fn.Checkpoints(directory / "checkpoints", keep=2)
-    if checkpoints.latest_step:
-        print(f"going on from step {checkpoints.latest_step}")
+    if (step := checkpoints.latest_step) is not None:
+        print(f"going on from step {step}")
     optimizer = optax.adamw(optax.exponential_decay(2e-3, 200, 0.5), weight_decay=1e-3)
     run = train.fit(
         train.make_step(net, loss, optimizer),

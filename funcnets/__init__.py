@@ -1,10 +1,13 @@
 """funcnets: neural networks for JAX in which a model is a value and its parameters are data.
 
-import funcnets as fn
+    import funcnets as fn
 
-net = fn.Sequential(fn.Dense(256), jax.nn.relu, fn.Dense(10))
-params = net.init(jax.random.key(0), x)     # nested dicts; sizes come from x
-y = net.apply(params, x)                    # a pure function: jit, grad and vmap it
+    net = fn.Sequential(fn.Dense(256), jax.nn.relu, fn.Dense(10))
+    params = net.init(jax.random.key(0), x)     # nested dicts; sizes come from x
+    y = net.apply(params, x)                    # a pure function: jit, grad and vmap it
+
+Layers and combinators are here. The rooms are `fn.params`, parameters as data; `fn.rewrite`, from one net to another;
+`fn.inspect`, the inside of a net; `fn.files`; `fn.train`; `fn.initializers`.
 """
 
 from typing import TYPE_CHECKING as _TYPE_CHECKING

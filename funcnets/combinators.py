@@ -403,7 +403,7 @@ class Ensemble(_Copies):
     """(y₁, …, yₙ) with yᵢ = layerᵢ(x): n copies of a layer beside each other on the same inputs.
 
     Outputs, parameters and states are stacked along a leading axis of n; each copy has keys of its own. It runs as a
-    `jax.vmap`.
+    `jax.vmap`, by which convolutions become grouped ones: those are slow on CPUs.
 
     Args:
       layer: The layer.

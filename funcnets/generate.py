@@ -40,7 +40,8 @@ def generate(
     The prompt goes in at once, then each new id by itself, in one compiled loop; what the net knows of the ids before
     is in its state. The net is therefore the decoding one: the net that was trained, with `cache=n` in its causal
     attention and `counting=True` in its position layers, for n ≥ the prompt's length + steps − 1. A cross-attention
-    with `cache="context"` makes keys and values of its context once.
+    with `cache="context"` makes keys and values of its context once. A net that is to go on for longer than it was
+    trained with looks no further back than then with `window=(length - 1, 0)` in its attention.
 
     Args:
       net: Called with ids (batch, time), it gives logits (batch, time, vocab).

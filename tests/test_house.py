@@ -19,7 +19,7 @@ PACKAGE = pathlib.Path(fn.__file__).parent
 
 # From the ground up: a room imports only from rooms named before it.
 FLOORS = [
-    "printing", "values", "shapes", "rules", "random", "initializers", "record", "scope", "probe",
+    "printing", "notices", "values", "shapes", "rules", "random", "initializers", "record", "scope", "probe",
     "signatures", "bound", "plan", "layer", "leaves", "compose", "places",
     "combinators", "masks", "gated", "scan", "wrappers", "params", "loops", "layers",
     "parametrization", "parametrizations", "rewrite", "inspect", "generate",

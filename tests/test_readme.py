@@ -1,24 +1,26 @@
-"""Every code block of the README runs, one after the other."""
+"""The README: its code blocks run one after the other, its picture is drawn by one, its links lead somewhere."""
 
-import pathlib
 import re
 
-import jax
+import pages
 
-README = pathlib.Path(__file__).parent.parent / "README.md"
+README = (pages.ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_code_blocks_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert len(blocks) >= 8
-    space = {}
-    # A reader's settings are JAX's own, and a README may make a lambda.
-    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-        for block in blocks:
-            exec(compile(block, "README.md", "exec"), space)
+    assert len(pages.blocks("README.md")) >= 8
+    pages.run("README.md")
+    assert (tmp_path / "net.svg").read_bytes() == (pages.ROOT / "docs" / "net.svg").read_bytes()
 
 
 def test_there_are_two_commands():
-    commands = re.findall(r"^\$ (.*)$", README.read_text(), re.MULTILINE)
-    assert len(commands) == 2
+    section = README.split("## Two commands")[1].split("\n## ")[0]
+    assert len(re.findall(r"^\$ (.*)$", section, re.MULTILINE)) == 2
+
+
+def test_links_lead_somewhere():
+    places = re.findall(r'\]\(([^)#]+)\)|src="([^"]+)"', README)
+    missing = [place for pair in places for place in pair if place and not (pages.ROOT / place).exists()]
+    assert len(places) >= 8
+    assert not missing

@@ -49,6 +49,19 @@ plain, params = fn.bake(net, params, x)
 plain, params, state = fn.bake(net, params, x, state={})
 
 
+def loss(model: Any, batch: jax.Array) -> jax.Array:
+    return jnp.square(model(batch)).mean()
+
+
+data = fn.train.batches({"x": x}, 1, key, partial="keep")
+step = fn.train.make_step(net, loss, optimizer, accumulate=2)
+begun: fn.train.TrainState = fn.train.create(net, optimizer, key, x)
+with fn.Checkpoints("runs/typed", keep=2, best=("accuracy", "max")) as checkpoints:
+    begun = checkpoints.resume(begun)
+    begun, metrics = step(begun, data[0])
+    saved: bool = checkpoints.save(1, begun, metrics={"accuracy": 0.5})
+
+
 class Encoder(fn.Composite):
     hidden: fn.Layer
     width: int = 3
@@ -88,3 +101,25 @@ fn.params.rename(params, {"head": 3})  # pyright: ignore[reportArgumentType]
 fn.params.average(params, weights=0.5)  # pyright: ignore[reportArgumentType]
 fn.train.fit(step, run.state, [x], epochs=2, best=("loss", "least"))  # pyright: ignore[reportArgumentType]
 fn.train.fit(step, run.state, [x], epoch=2)  # pyright: ignore[reportCallIssue]
+
+# Of each sort of call: a misspelt keyword, a wrong type, a missing argument.
+fn.Sequential(layer=[net])  # pyright: ignore[reportCallIssue]
+fn.Sequential(3)  # pyright: ignore[reportArgumentType]
+fn.Repeat(net, 3, shraed=True)  # pyright: ignore[reportCallIssue]
+fn.Repeat(net, "three")  # pyright: ignore[reportArgumentType]
+fn.Repeat(net)  # pyright: ignore[reportCallIssue]
+fn.Ensemble(net, m=3)  # pyright: ignore[reportCallIssue]
+fn.train.make_step(net, loss, optimizer, acumulate=2)  # pyright: ignore[reportCallIssue]
+fn.train.make_step(net, loss, optimizer, accumulate="two")  # pyright: ignore[reportArgumentType]
+fn.train.make_step(net, optimizer, loss)  # pyright: ignore[reportArgumentType]
+fn.train.make_step(net, loss)  # pyright: ignore[reportCallIssue]
+fn.train.create(optimizer, net, key, x)  # pyright: ignore[reportArgumentType]
+fn.train.batches(x, 8, key, partail="keep")  # pyright: ignore[reportCallIssue]
+fn.train.batches(x, "8")  # pyright: ignore[reportArgumentType]
+fn.train.batches(x, 8, key, partial="kept")  # pyright: ignore[reportArgumentType]
+fn.train.batches(x)  # pyright: ignore[reportCallIssue]
+fn.Checkpoints("runs/typed", keeps=2)  # pyright: ignore[reportCallIssue]
+fn.Checkpoints(3)  # pyright: ignore[reportArgumentType]
+fn.Checkpoints("runs/typed", best=("accuracy", "most"))  # pyright: ignore[reportArgumentType]
+fn.Checkpoints()  # pyright: ignore[reportCallIssue]
+checkpoints.save(begun)  # pyright: ignore[reportCallIssue]

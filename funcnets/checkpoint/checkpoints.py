@@ -9,8 +9,14 @@ objects with `get_state` and `set_state`. After save(step, tree)
 
 *A save that returned is kept.* It has taken a snapshot, so the arrays may be donated at once; what is being written
 when the program ends (by its last line, sys.exit, an exception, Ctrl-C, SIGTERM or SIGHUP) is written to the end first.
-A step is on disk whole or not at all, so a process that SIGKILL ends leaves the steps before. A write that fails raises
-from what is called next: a save that is due, wait, a read or close.
+A step is on disk whole or not at all, so a process that SIGKILL ends leaves the steps before; and before one is deleted
+the next is on the disk itself, where a loss of power leaves it. A write that fails raises from what is called next: a
+save that is due, wait, a read or close.
+
+*One writes at a time.* The first save locks a directory, and close, or the end of the process whatever that is, unlocks
+it; a save of another object in between, of this process or another, raises and names who writes. Any number may read
+meanwhile, and are given the newest that is still there. In a JAX run of several processes the first one's lock stands
+for all. There is none at URLs, on Windows, and where the file system has none.
 
 *Nothing is adapted.* Before any array is read, names, containers, shapes and dtypes are compared with those of `like`,
 and the net with the one saved; one error lists all that differs. What fits only in part is taken over where that is
@@ -21,12 +27,14 @@ back.
 the step has its name. Reading compares them first, which takes one read of the files. A step that is asked for by its
 number and is damaged raises; the newest is the newest good one, with a warning for each that is passed over. If a save
 is then in the way of damaged steps they are set aside, renamed to "30.damaged", with a warning. Nothing is deleted but
-what `keep` no longer keeps. A step without a manifest is used with a warning.
+what `keep` no longer keeps. A step without a manifest is used with a warning; a directory of another origin that is
+named like a step is passed over with one.
 
 A step on disk is a directory: `arrays` is an orbax checkpoint of a flat dict, str(i) is the tree's i-th leaf, if it is
-of some size and no Python number; `tree.json` is the tree as `funcnets.rows` has it, with the metrics and the net;
-`manifest.json` lists the files. A directory may be an URL ("gs://bucket/run") where orbax and etils.epath can write
-there; as nothing can be renamed at once there, a step is there when its manifest is, and one without is none.
+of some size and no Python number, or the bytes that its get_state returned; `tree.json` is the tree as `funcnets.rows`
+has it, with the metrics and the net; `manifest.json` lists the files. A directory may be an URL ("gs://bucket/run")
+where orbax and etils.epath can write there; as nothing can be renamed at once there, a step is there when its manifest
+is, and one without is none.
 """
 
 from __future__ import annotations
@@ -41,17 +49,18 @@ import jax
 import numpy as np
 
 from funcnets.checkpoint import leaving
-from funcnets.checkpoint.describing import Describing, with_states
-from funcnets.checkpoint.finding import Finding, warn
+from funcnets.checkpoint.describing import Describing, array_shape, with_states
+from funcnets.checkpoint.finding import Finding
 from funcnets.checkpoint.fitting import Report
 from funcnets.checkpoint.keeping import Keeping
 from funcnets.checkpoint.nets import built, config_of
 from funcnets.checkpoint.reading import FORMAT, Stored
 from funcnets.checkpoint.restoring import Restoring
 from funcnets.checkpoint.steps import Steps
-from funcnets.checkpoint.writing import Writer, first_process
+from funcnets.checkpoint.writing import Writer
 from funcnets.layer import Layer
-from funcnets.rows import Row, check_held, is_stored, leaf_rows
+from funcnets.notices import first_process, warn
+from funcnets.rows import Row, check_held, leaf_rows
 from funcnets.shapes import show
 
 T = TypeVar("T")
@@ -65,7 +74,8 @@ class Checkpoints:
 
     Args:
       directory: Where the steps are; made by the first save. A relative path is pinned when the object is made.
-      keep: How many steps stay: the newest or, with `best`, the best and the newest besides. None keeps all.
+      keep: How many steps stay: the newest or, with `best`, the best and the newest besides. None keeps all. One that
+        was found to be damaged takes no other's place.
       every: `save` saves the steps divisible by this and passes over the others.
       best: The metric that says which are best: "loss" (less is better), or ("accuracy", "max"). NaN is worst.
       net: The net that is trained. It is stored with each step, and restoring with another one raises.
@@ -110,7 +120,8 @@ class Checkpoints:
         self.keep, self.every, self.best, self.verify = keep, every, pair, verify
         self._config = None if net is None else config_of(net)
         self._steps = Steps(self.directory)
-        self._keeping, self._finding = Keeping(self._steps, keep, pair), Finding(self._steps, verify)
+        self._finding = Finding(self._steps, verify)
+        self._keeping = Keeping(self._steps, keep, pair, self._finding.damaged)
         self._describe = Describing()
         self._writer: Writer | None = None
 
@@ -131,6 +142,7 @@ class Checkpoints:
         Raises:
           ValueError: The step is not later; `metrics` does not go with `best`; an array was donated before.
           TypeError: A leaf is of another type.
+          RuntimeError: Another process, or another Checkpoints of this one, writes to the directory.
           Exception: What an earlier write failed with.
 
         Example: `checkpoints.save(step, state, metrics={"loss": loss})`
@@ -140,9 +152,11 @@ class Checkpoints:
             return False
         stored_metrics = self._keeping.checked(metrics)
         rows, leaves = self._describe(tree)
+        rows, leaves = with_states(rows, leaves)
         arrays = _arrays(rows, leaves)
-        rows = with_states(rows, leaves)
         self.wait()
+        if first_process():
+            self._steps.open()
         self._make_way(step)
         if self._writer is None:
             self._writer = Writer(self._steps, self._keeping.superfluous)
@@ -161,6 +175,11 @@ class Checkpoints:
             raise ValueError(
                 f"save takes a step later than those there and not negative, got {step}; {self.directory} has "
                 f"{list(there)}: resume from the newest, or give this run another directory"
+            )
+        if self._steps.is_taken(step):
+            raise ValueError(
+                f"save takes a number that is free; {self.directory} has {step}, which is no step of Checkpoints: move "
+                "it elsewhere, or give this run another directory"
             )
         for number, damage in later.items():
             self._finding.forget(number)
@@ -208,7 +227,7 @@ class Checkpoints:
         if like is None and not strict:
             raise ValueError("restore(strict=False) takes a tree like= to keep what does not fit from, got none")
         self.wait()
-        restoring = Restoring(self._steps, self._finding.verified, self._config, like, under)
+        restoring = Restoring(self._steps, self._finding.check, self._config, like, under)
         return self._finding.step(step, restoring.whole if strict else restoring.fitting)
 
     def resume(self, initial: T) -> T:
@@ -245,11 +264,12 @@ class Checkpoints:
         """The best good step by the metric that `best` names, or None. Without `best` it raises ValueError."""
         if self.best is None:
             raise ValueError('best_step takes Checkpoints(..., best="loss"), got no best=')
-        ranked = self._keeping.ranked(self.steps())
-        return self._finding.first(ranked[::-1], self._verified) if ranked else None
+        if not self.steps():
+            return None
+        return self._finding.first(lambda: self._keeping.ranked(self._finding.there())[::-1], self._verified)
 
     def _verified(self, stored: Stored) -> int:
-        self._finding.verified(stored)
+        self._finding.check(stored)
         return stored.step
 
     # Waiting
@@ -267,7 +287,7 @@ class Checkpoints:
             raise
 
     def close(self) -> None:
-        """Waits like `wait`, and frees what writing needs; used again, it opens again."""
+        """Waits like `wait`, frees what writing needs, and lets others write there; used again, it opens again."""
         try:
             self.wait()
         except Exception:
@@ -279,6 +299,7 @@ class Checkpoints:
         if self._writer is not None:
             self._writer.close()
         self._writer = None
+        self._steps.close()
         leaving.forget(self)
 
     def __enter__(self) -> Self:
@@ -301,7 +322,7 @@ def _arrays(rows: Sequence[Row], leaves: Sequence[Any]) -> dict[str, Any]:
     arrays: dict[str, Any] = {}
     for i, (row, leaf) in enumerate(zip(leaf_rows(rows), leaves, strict=True)):
         check_held(row, leaf, "save")
-        if is_stored(row):
+        if array_shape(row) is not None:
             array = np.asarray(leaf) if isinstance(leaf, np.generic) else leaf
             arrays[str(i)] = jax.random.key_data(array) if "impl" in row else array
     return arrays

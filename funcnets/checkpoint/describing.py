@@ -1,21 +1,23 @@
 """What a step says about its tree: rows, as `funcnets.rows` has them, and the states of iterators.
 
-An object with `get_state` and `set_state` is a leaf, an *iterator*; its row holds what get_state returned:
+An object with `get_state` and `set_state` is a leaf, an *iterator*; its row holds what get_state returned, or of bytes
+how many there are, which are an array of uint8:
 
-    {"path": ["stream"], "dtype": "iterator", "json": "{\\"step\\": 3}"}           (or "base64", of bytes)
+    {"path": ["stream"], "dtype": "iterator", "json": "{\\"step\\": 3}"}
+    {"path": ["history"], "dtype": "iterator", "bytes": 48000}
 """
 
 from __future__ import annotations
 
-import base64
 import json
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
-from funcnets.rows import Row, leaf_rows, row_path, rows_of
+from funcnets.rows import Row, is_stored, leaf_rows, row_path, rows_of
 from funcnets.shapes import is_array, show
 
 _ITERATOR = "iterator"
@@ -62,18 +64,24 @@ def _of_leaf(row: Row, leaf: Any) -> Row:
     return next(rows_of(leaf)) | {"path": row["path"]}
 
 
-def with_states(rows: Sequence[Row], leaves: Sequence[Any]) -> list[Row]:
-    """The rows with the states that iterators are in now."""
-    remaining = iter(leaves)
-    return [_with_state(row, next(remaining)) if "dtype" in row else row for row in rows]
+def with_states(rows: Sequence[Row], leaves: Sequence[Any]) -> tuple[list[Row], list[Any]]:
+    """The rows, and the leaves, with the states that iterators are in now."""
+    remaining, found = iter(leaves), list[Any]()
+    described: list[Row] = []
+    for row in rows:
+        if "dtype" in row:
+            row, leaf = _with_state(row, next(remaining))
+            found.append(leaf)
+        described.append(row)
+    return described, found
 
 
-def _with_state(row: Row, leaf: Any) -> Row:
+def _with_state(row: Row, leaf: Any) -> tuple[Row, Any]:
     if row["dtype"] != _ITERATOR:
-        return row
-    state = leaf.get_state()
+        return row, leaf
+    state, array = leaf.get_state(), None
     if isinstance(state, bytes):
-        content = {"base64": base64.b64encode(state).decode()}
+        content, array = {"bytes": len(state)}, np.frombuffer(state, np.uint8)
     elif _is_plain(state):
         content = {"json": json.dumps(state)}
     else:
@@ -82,7 +90,7 @@ def _with_state(row: Row, leaf: Any) -> Row:
             f"booleans, None) or bytes; {row_path(row)} is a {type(leaf).__name__} whose get_state() gives "
             f"{show(state)}: let it give that, or leave it out"
         )
-    return {"path": row["path"], "dtype": _ITERATOR} | content
+    return {"path": row["path"], "dtype": _ITERATOR} | content, array
 
 
 def _is_plain(state: Any) -> bool:
@@ -97,5 +105,15 @@ def holds_state(row: Row) -> bool:
     return row["dtype"] == _ITERATOR
 
 
-def stored_state(row: Row) -> Any:
-    return base64.b64decode(row["base64"]) if "base64" in row else json.loads(row["json"])
+def array_shape(row: Row) -> list[int] | None:
+    """The shape of the leaf's array; None where it has none, or nothing is in it."""
+    if row.get("bytes"):
+        return [row["bytes"]]
+    return row["shape"] if is_stored(row) else None
+
+
+def stored_state(row: Row, data: Any) -> Any:
+    """What get_state returned, of its row and its array."""
+    if "bytes" not in row:
+        return json.loads(row["json"])
+    return b"" if data is None else data.tobytes()

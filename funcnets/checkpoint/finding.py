@@ -1,17 +1,26 @@
-"""Finding the step to read: the one asked for or the newest good one, past those that are damaged."""
+"""Finding the step to read: the one asked for or the newest good one, past those that are damaged.
+
+Another program may write there meanwhile, and delete what it no longer keeps: a step that is gone is none that is
+damaged, and the steps are listed again.
+"""
 
 from __future__ import annotations
 
-import sys
-import warnings
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from funcnets.checkpoint.integrity import MANIFEST, Damaged, check
 from funcnets.checkpoint.reading import Stored, read_description
 from funcnets.checkpoint.steps import Steps
+from funcnets.notices import warn
 
 T = TypeVar("T")
+_TRIES = 10
+
+
+class _Gone(FileNotFoundError):
+    """A step that another program deleted while it was being read."""
 
 
 class Finding:
@@ -20,19 +29,27 @@ class Finding:
     Args:
       steps: The steps.
       verify: Whether files are compared with their checksums.
+
+    Attributes:
+      damaged: What is wrong with steps, as far as that is known.
     """
 
     def __init__(self, steps: Steps, verify: bool) -> None:
         self.steps, self.verify = steps, verify
-        self._damaged: dict[int, str] = {}  # what was found out so far
+        self.damaged: dict[int, str] = {}  # what was found out so far
 
-    def step(self, step: int | None, use: Callable[[Stored], T]) -> T:
-        """What `use`, which raises Damaged of a damaged step, makes of this step, or else of the newest good one."""
+    def there(self) -> tuple[int, ...]:
+        """The steps that are there, at least one."""
         there = self.steps.numbers()
         if not there:
             raise FileNotFoundError(f"{self.steps.directory} has no steps: check the path, or save one first")
+        return there
+
+    def step(self, step: int | None, use: Callable[[Stored], T]) -> T:
+        """What `use`, which raises Damaged of a damaged step, makes of this step, or else of the newest good one."""
         if step is None:
-            return self.first(there[::-1], use)
+            return self.first(lambda: self.there()[::-1], use)
+        there = self.there()
         if step not in there:
             raise FileNotFoundError(f"{self.steps.directory} has no step {step}, only {list(there)}: check the path")
         try:
@@ -42,8 +59,17 @@ class Finding:
                 f"step {step} in {self.steps.directory} is damaged: {damaged}. Without step= it is the newest good one"
             ) from damaged
 
-    def first(self, steps: Sequence[int], use: Callable[[Stored], T]) -> T:
-        """What `use` makes of the first of these steps that is good."""
+    def first(self, listed: Callable[[], Sequence[int]], use: Callable[[Stored], T]) -> T:
+        """What `use` makes of the first good one of the steps listed; they are listed again if one is deleted."""
+        for _ in range(_TRIES):
+            with contextlib.suppress(_Gone):
+                return self._first(listed(), use)
+        raise _Gone(
+            f"{self.steps.directory} loses its steps, {_TRIES} times by now, while they are being read: have the "
+            "program that writes them keep more, Checkpoints(..., keep=3)"
+        )
+
+    def _first(self, steps: Sequence[int], use: Callable[[Stored], T]) -> T:
         lines: list[str] = []
         for step in steps:
             try:
@@ -61,45 +87,42 @@ class Finding:
     def _use(self, step: int, use: Callable[[Stored], T]) -> T:
         try:
             result = use(read_description(self.steps, step))
-        except Damaged as damaged:
-            self._damaged[step] = str(damaged)
+        except Exception as error:
+            if step not in (there := self.steps.numbers()):  # so that is what is wrong
+                raise _Gone(
+                    f"{self.steps.directory} lost step {step} while it was being read, and has {list(there)}: have the "
+                    "program that writes there keep more, Checkpoints(..., keep=3), or read without step="
+                ) from error
+            if isinstance(error, Damaged):
+                self.damaged[step] = str(error)
             raise
-        self._damaged.pop(step, None)
+        self.damaged.pop(step, None)
         return result
 
-    def verified(self, stored: Stored) -> bool:
-        """Whether the step is known to be as it was written; raises Damaged if it is not."""
+    def check(self, stored: Stored) -> None:
+        """Raises Damaged if the step is not as it was written."""
         if not self.verify:
-            return False
+            return
         if stored.files is None:
             warn(
                 f"step {stored.step} in {self.steps.directory} has no {MANIFEST}, so it cannot be told whether it "
                 "is as it was written: it is used unverified"
             )
-            return False
+            return
         check(self.steps.folder(stored.step), stored.files)
-        return True
 
     def damage(self, step: int) -> str | None:
         """What is wrong with a step, as far as that is known or its checksums tell."""
-        if step not in self._damaged:
+        if step not in self.damaged:
             try:
                 if (files := read_description(self.steps, step).files) is not None:
                     check(self.steps.folder(step), files)
             except Damaged as damaged:
-                self._damaged[step] = str(damaged)
+                self.damaged[step] = str(damaged)
             except ValueError:  # of another program
                 return None
-        return self._damaged.get(step)
+        return self.damaged.get(step)
 
     def forget(self, step: int) -> None:
         """Another step has that number from now on."""
-        self._damaged.pop(step, None)
-
-
-def warn(text: str, category: type[Warning] = UserWarning) -> None:
-    """Warns of the line outside of funcnets that called it."""
-    frame, depth = sys._getframe(1), 2
-    while frame.f_back is not None and frame.f_globals["__name__"].partition(".")[0] == "funcnets":
-        frame, depth = frame.f_back, depth + 1
-    warnings.warn(text, category, stacklevel=depth)
+        self.damaged.pop(step, None)

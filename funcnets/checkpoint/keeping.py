@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, Literal
 
 from funcnets.checkpoint.reading import read_description
@@ -17,10 +17,13 @@ class Keeping:
       steps: The steps.
       keep: How many; None is all.
       best: The name of a metric, and whether little or much of it is good; None goes by the numbers of the steps.
+      damaged: The steps that are known to be damaged.
     """
 
-    def __init__(self, steps: Steps, keep: int | None, best: tuple[str, Literal["min", "max"]] | None) -> None:
-        self.steps, self.keep, self.best = steps, keep, best
+    def __init__(
+        self, steps: Steps, keep: int | None, best: tuple[str, Literal["min", "max"]] | None, damaged: Container[int]
+    ) -> None:
+        self.steps, self.keep, self.best, self.damaged = steps, keep, best, damaged
         self._scores: dict[int, float] = {}
 
     def checked(self, metrics: Mapping[str, Any] | None) -> dict[str, float]:
@@ -38,22 +41,23 @@ class Keeping:
         value = metrics.get(name, math.nan) * (1 if mode == "max" else -1)
         self._scores[step] = -math.inf if math.isnan(value) else value
 
-    def ranked(self, there: tuple[int, ...]) -> list[int]:
+    def ranked(self, there: Sequence[int]) -> list[int]:
         """The steps, the best last."""
         return sorted(there) if self.best is None else sorted(there, key=lambda step: (self._score(step), step))
 
     def superfluous(self) -> list[int]:
-        """The steps there that are not to be kept."""
+        """The steps there that are not to be kept: neither of all nor of those that are not known to be damaged."""
         there = self.steps.numbers()
         if self.keep is None:
             return []
-        kept = {*self.ranked(there)[-self.keep :], *there[-1:]}
+        good = [step for step in there if step not in self.damaged]
+        kept = {*self.ranked(there)[-self.keep :], *self.ranked(good)[-self.keep :], *there[-1:]}
         return [step for step in there if step not in kept]
 
     def _score(self, step: int) -> float:
         if step not in self._scores:
             try:
                 self.enter(step, read_description(self.steps, step).metrics)
-            except ValueError:  # damaged, or of another program
+            except (ValueError, OSError):  # damaged, of another program, or deleted by now
                 self.enter(step, {})
         return self._scores[step]

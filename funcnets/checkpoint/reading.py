@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
 
-from funcnets.checkpoint.describing import flat, holds_state, is_iterator, stored_state
+from funcnets.checkpoint.describing import array_shape, flat, holds_state, is_iterator, stored_state
 from funcnets.checkpoint.integrity import Damaged, Files, check, read_manifest
-from funcnets.checkpoint.steps import Steps
-from funcnets.checkpoint.writing import ARRAYS, TREE
-from funcnets.rows import Row, is_stored, leaf_rows, nested, placed, restored, row_path
+from funcnets.checkpoint.steps import ARRAYS, TREE, Steps
+from funcnets.rows import Row, leaf_rows, nested, placed, restored, row_path
 
-FORMAT = 1
+if TYPE_CHECKING:
+    from etils import epath
+
+FORMAT = 2
 
 
 class Stored(NamedTuple):
@@ -40,8 +42,6 @@ def read_description(steps: Steps, step: int) -> Stored:
     """What a step says about itself. Raises Damaged where that is not what was written."""
     folder = steps.folder(step)
     files = read_manifest(folder)
-    if files is None and not (folder / TREE).exists():
-        raise ValueError(f"{steps.directory} has step {step} in another format: read it with the program that saved it")
     if files is not None:
         check(folder, files, only=[TREE])
     try:
@@ -60,16 +60,16 @@ def read_description(steps: Steps, step: int) -> Stored:
     return Stored(step, rows, found.get("net"), found.get("metrics") or {}, files)
 
 
-def read_values(steps: Steps, step: int, rows: Sequence[Row], likes: Sequence[Any], *, verified: bool) -> list[Any]:
-    """The leaves with these rows, where and of the kind that `likes` are."""
-    arrays = _read_arrays(steps, step, rows, likes, verified=verified)
+def read_values(steps: Steps, step: int, rows: Sequence[Row], likes: Sequence[Any]) -> list[Any]:
+    """The leaves with these rows, where and of the kind that `likes` are. Raises Damaged where they cannot be read."""
+    arrays = _read_arrays(steps, step, rows, likes)
     return [_value(row, arrays.get(row["array"]), like) for row, like in zip(rows, likes, strict=True)]
 
 
 def _value(row: Row, data: Any, like: Any) -> Any:
     if not holds_state(row):
         return restored(row, data, like)
-    state = stored_state(row)
+    state = stored_state(row, data)
     if not is_iterator(like):
         return state
     try:
@@ -80,27 +80,50 @@ def _value(row: Row, data: Any, like: Any) -> Any:
     return like
 
 
-def _read_arrays(
-    steps: Steps, step: int, rows: Sequence[Row], likes: Sequence[Any], *, verified: bool
-) -> Mapping[str, Any]:
+def _read_arrays(steps: Steps, step: int, rows: Sequence[Row], likes: Sequence[Any]) -> Mapping[str, Any]:
     import orbax.checkpoint as ocp
 
+    folder = steps.folder(step) / ARRAYS
     forms: dict[str, Any] = {}
     for row, like in zip(rows, likes, strict=True):
-        if is_stored(row):
-            place = None if getattr(like, "weak_type", False) else placed(like)
+        if array_shape(row) is not None:
+            to_host = holds_state(row) or getattr(like, "weak_type", False)
+            place = None if to_host else placed(like)
             forms[row["array"]] = ocp.ArrayRestoreArgs(sharding=place) if place else ocp.RestoreArgs(np.ndarray)
     if not forms:
         return {}
-    args = ocp.args.PyTreeRestore(item=dict.fromkeys(forms, 0), restore_args=forms, partial_restore=True)
     try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-            found: Mapping[str, Any] = reader.restore(steps.folder(step) / ARRAYS, args=args)
+        found = _restore(folder, forms)
     except Exception as error:
-        if verified:  # the files are good, so it is something else
+        if _are_readable(folder, forms):  # so it is the places where they were to go
             raise
         raise Damaged(f"its arrays cannot be read: {type(error).__name__}: {error}") from error
+    for row in rows:
+        shape = array_shape(row)
+        there = getattr(found.get(row["array"]), "shape", None)  # orbax gives 0 for one that is not there
+        if shape is not None and (there is None or [*there[: len(shape)]] != shape):
+            raise Damaged(f"its array of {row_path(row)} is not there as it was written")
     return found
+
+
+def _restore(folder: epath.Path, forms: Mapping[str, Any]) -> Mapping[str, Any]:
+    import orbax.checkpoint as ocp
+
+    args = ocp.args.PyTreeRestore(item=dict.fromkeys(forms, 0), restore_args=dict(forms), partial_restore=True)
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        return reader.restore(folder, args=args)
+
+
+def _are_readable(folder: epath.Path, names: Iterable[str]) -> bool:
+    """Whether arrays can be read at all, one at a time and to the host."""
+    import orbax.checkpoint as ocp
+
+    try:
+        for name in names:
+            _restore(folder, {name: ocp.RestoreArgs(np.ndarray)})
+    except Exception as error:
+        return isinstance(error, MemoryError)  # that is not the file's fault
+    return True
 
 
 def tree_of(rows: Sequence[Row], values: Sequence[Any], like: Any) -> Any:

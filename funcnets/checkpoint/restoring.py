@@ -18,14 +18,14 @@ class Restoring:
 
     Args:
       steps: The steps.
-      verified: Tells whether a step is known to be good, and raises Damaged if it is not.
+      verify: Compares a step with its checksums, and raises Damaged if it is not as it was written.
       config: That of the net that is to go on, or None.
       like: The tree that is wanted, or None.
       under: The path of the subtree that is wanted, or "".
     """
 
-    def __init__(self, steps: Steps, verified: Callable[[Stored], bool], config: Any, like: Any, under: str) -> None:
-        self.steps, self.verified, self.config, self.like, self.under = steps, verified, config, like, under
+    def __init__(self, steps: Steps, verify: Callable[[Stored], None], config: Any, like: Any, under: str) -> None:
+        self.steps, self.verify, self.config, self.like, self.under = steps, verify, config, like, under
         self.wanted, self.likes = Describing()(like)
 
     def whole(self, stored: Stored) -> Any:
@@ -33,7 +33,8 @@ class Restoring:
         rows = subtree(stored.rows, self.under)
         self._compare(stored, rows)
         likes = [None] * len(leaf_rows(rows)) if self.like is None else self.likes
-        values = read_values(self.steps, stored.step, leaf_rows(rows), likes, verified=self.verified(stored))
+        self.verify(stored)
+        values = read_values(self.steps, stored.step, leaf_rows(rows), likes)
         return tree_of(rows, values, self.like)
 
     def _compare(self, stored: Stored, rows: list[Any]) -> None:
@@ -62,8 +63,8 @@ class Restoring:
         found, report = fit(rows, self.wanted, self.likes, stored.step)
         fitting = [(i, row) for i, row in enumerate(found) if row is not None]
         likes = [self.likes[i] for i, _ in fitting]
-        verified = self.verified(stored)
-        values = read_values(self.steps, stored.step, [row for _, row in fitting], likes, verified=verified)
+        self.verify(stored)
+        values = read_values(self.steps, stored.step, [row for _, row in fitting], likes)
         leaves = list(self.likes)
         for (i, _), value in zip(fitting, values, strict=True):
             leaves[i] = value

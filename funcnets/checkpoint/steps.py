@@ -4,6 +4,7 @@
     40.writing/     one that is being written, or was when the program was killed
     20.deleting/    one that is no longer kept
     30.damaged/     one that was set aside, since a run went on from before it; nothing but a person deletes it
+    .lock           says which process writes, see funcnets.checkpoint.lock
 
 Where names cannot be changed in one go ("gs://...", "s3://..."), a step is written under its number at once; there the
 manifest, which is written last, says that it is whole.
@@ -11,16 +12,22 @@ manifest, which is written last, says that it is whole.
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import functools
 import itertools
+import os
+import pathlib
 import re
 from typing import TYPE_CHECKING
 
 from funcnets.checkpoint.integrity import MANIFEST
+from funcnets.checkpoint.lock import Lock
+from funcnets.notices import warn
 
 if TYPE_CHECKING:
     from etils import epath
+
+TREE, ARRAYS = "tree.json", "arrays"
 
 
 class Steps:
@@ -29,6 +36,8 @@ class Steps:
     def __init__(self, directory: str) -> None:
         self.directory = directory
         self._remote = "://" in directory
+        self._lock = Lock(directory)
+        self._warned_of: set[int] = set()
 
     @functools.cached_property
     def _root(self) -> epath.Path:
@@ -37,15 +46,30 @@ class Steps:
         return epath.Path(self.directory)
 
     def numbers(self) -> tuple[int, ...]:
-        """Those that are whole, oldest first."""
+        """Those that are whole, oldest first. A directory that is named like one and is none is warned of, once."""
         try:
             paths = [path for path in self._root.iterdir() if re.fullmatch(r"0|[1-9][0-9]*", path.name)]
         except FileNotFoundError:
             return ()
-        return tuple(sorted(int(path.name) for path in paths if self._is_whole(path)))
+        there = {int(path.name) for path in paths if self._is_whole(path)}
+        if not self._remote:
+            self._warn_of({int(path.name) for path in paths if path.is_dir()} - there)
+        return tuple(sorted(there))
 
     def _is_whole(self, path: epath.Path) -> bool:
-        return (path / MANIFEST).exists() if self._remote else path.is_dir()
+        return (path / MANIFEST).exists() or (not self._remote and (path / TREE).exists())
+
+    def _warn_of(self, strange: set[int]) -> None:
+        if new := sorted(strange - self._warned_of):
+            self._warned_of |= strange
+            warn(
+                f"{', '.join(map(str, new))} in {self.directory} has neither {TREE} nor {MANIFEST}, so it is no step "
+                "of Checkpoints and passed over: move it elsewhere"
+            )
+
+    def is_taken(self, step: int) -> bool:
+        """Whether there is something else by the name of that step."""
+        return not self._remote and self.folder(step).exists() and step not in self.numbers()
 
     def folder(self, step: int) -> epath.Path:
         return self._root / str(step)
@@ -53,6 +77,21 @@ class Steps:
     def draft(self, step: int) -> epath.Path:
         """Where the step is written."""
         return self.folder(step) if self._remote else self._root / f"{step}.writing"
+
+    def open(self) -> None:
+        """Makes the directory, if need be, and this object the one that writes there, until `close`."""
+        if self._remote:
+            return
+        if not self._root.exists():
+            new = [path for path in (self._root, *self._root.parents) if not path.exists()]
+            self._root.mkdir(parents=True, exist_ok=True)
+            for path in new:
+                _sync(path.parent)
+        if self._lock.take():
+            self._sweep()
+
+    def close(self) -> None:
+        self._lock.let_go()
 
     def begin(self, step: int) -> None:
         """Makes the draft, an empty directory."""
@@ -62,8 +101,13 @@ class Steps:
         draft.mkdir(parents=True)
 
     def commit(self, step: int) -> None:
+        """Gives the draft the step's name, once all of it is on the disk itself; returns when the name is, too."""
         if not self._remote:
-            self.draft(step).rename(self.folder(step))
+            draft = self.draft(step)
+            for path in [*pathlib.Path(draft).rglob("*"), draft]:
+                _sync(path)
+            draft.rename(self.folder(step))
+            _sync(self._root)
 
     def delete(self, step: int) -> None:
         path = self.folder(step)
@@ -80,15 +124,22 @@ class Steps:
         self.folder(step).rename(self._root / name)
         return name
 
-    def sweep(self) -> None:
-        """Deletes what a program left that was killed; once in a process, before it writes there itself."""
-        if self.directory in _SWEPT:
-            return
-        _SWEPT.add(self.directory)
-        with contextlib.suppress(FileNotFoundError):
-            for path in [*self._root.iterdir()]:
-                if re.fullmatch(r"[0-9]+\.(writing|deleting)", path.name):
-                    path.rmtree(missing_ok=True)
+    def _sweep(self) -> None:
+        """Deletes what a program left that was killed."""
+        for path in [*self._root.iterdir()]:
+            if re.fullmatch(r"[0-9]+\.(writing|deleting)", path.name):
+                path.rmtree(missing_ok=True)
 
 
-_SWEPT: set[str] = set()
+def _sync(path: os.PathLike[str]) -> None:
+    """Returns when a file's content, or which names a directory has, would survive a loss of power."""
+    if os.name != "posix":  # elsewhere a directory cannot be opened
+        return
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a kind of disk where that is not asked for
+            raise
+    finally:
+        os.close(file)

@@ -20,15 +20,13 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-import jax
-
 from funcnets.checkpoint.integrity import write_manifest
-from funcnets.checkpoint.steps import Steps
+from funcnets.checkpoint.steps import ARRAYS, TREE, Steps
+from funcnets.notices import first_process
 
 if TYPE_CHECKING:
     import orbax.checkpoint as ocp  # slow to load
 
-TREE, ARRAYS = "tree.json", "arrays"
 _COUNT = itertools.count()  # saves of this process; the same in all processes of a run
 _PATIENCE = 20 * 60_000  # milliseconds that a process waits for the others
 
@@ -61,7 +59,6 @@ class Writer:
         import orbax.checkpoint as ocp
 
         if first_process():
-            self._steps.sweep()
             self._steps.begin(step)
         if arrays:
             args = ocp.args.PyTreeSave(dict(arrays))
@@ -121,7 +118,3 @@ def _checkpointer() -> ocp.AsyncCheckpointer:
     # made in the background, a directory that cannot be made blocks the process for twenty minutes
     options = ocp.AsyncOptions(create_directories_asynchronously=False)
     return ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler(), async_options=options)
-
-
-def first_process() -> bool:
-    return jax.process_index() == 0

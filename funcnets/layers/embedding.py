@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,8 @@ from funcnets.layers.fields import check_whole, is_whole, refusal
 from funcnets.layers.inputs import check_floats, check_whole_numbers
 from funcnets.layers.promotion import at_least_float32
 from funcnets.leaves import Initializer, Param
-from funcnets.shapes import is_array, show
+from funcnets.record import Kind
+from funcnets.shapes import is_array, join, show
 
 _TIE = (
     'Tie it to an Embedding by name, fn.Sequential(("embed", fn.Embedding(v, d)), ..., ("embed", fn.Unembed())), or '
@@ -174,7 +176,8 @@ def rows_of(table: jax.Array, ids: jax.Array, *, clamp: bool = False) -> jax.Arr
 class Unembed(Layer):
     """y = x @ tableᵀ: a score for each id, with the table of the `Embedding` of the same name.
 
-    It declares nothing and reads what stands under its name: one table, whose gradient is the sum of both uses.
+    It declares nothing and reads what stands under its name: one table, whose gradient is the sum of both uses. In a
+    part of a net, `net[2:]`, it reads the table that it is given there.
 
     Inputs: x (..., features), floating → (..., vocab), in x's dtype.
 
@@ -191,6 +194,12 @@ class Unembed(Layer):
       >>> list(params), net.apply(params, ids).shape
       (['embed'], (3, 100))
     """
+
+    def _strangers(self, kind: Kind, tree: Any, path: str) -> Iterator[str]:
+        if kind == "params" and isinstance(tree, dict):  # the table is known here, though another layer declares it
+            yield from (join(path, name) for name in cast(dict[str, Any], tree) if name != "table")
+        else:
+            yield from super()._strangers(kind, tree, path)
 
     def forward(self, p: Any, x: jax.Array) -> jax.Array:
         check_floats(self, x, "(..., features)", 1)

@@ -16,6 +16,7 @@ from funcnets.train.fitting.journals import tensorboard as tensorboard
 from funcnets.train.prefetching import Prefetch as Prefetch
 from funcnets.train.prefetching import prefetch as prefetch
 from funcnets.train.scaling import scale_loss as scale_loss
+from funcnets.train.scaling import skipped as skipped
 from funcnets.train.state import TrainState as TrainState
 from funcnets.train.state import create as create
 from funcnets.train.step import Step as Step
@@ -39,5 +40,6 @@ __all__ = [
     "make_step",
     "prefetch",
     "scale_loss",
+    "skipped",
     "tensorboard",
 ]

@@ -31,8 +31,8 @@ class EmaState(NamedTuple):
 def ema(decay: float | Callable[[jax.Array], Any]) -> optax.GradientTransformation:
     """Keeps an exponential moving average of the parameters: average ← decay · average + (1 - decay) · parameter.
 
-    It stands last in a chain, where updates are what is added to the parameters, and changes none of them. It starts
-    from the initial parameters. `averaged` takes it out of a state.
+    It stands last in a chain, where updates are what is added to the parameters, and changes none of them; `make_step`
+    raises where it does not. It starts from the initial parameters. `averaged` takes it out of a state.
 
     Args:
       decay: From 0 to 1, or a function of the number of updates so far: `lambda n: jnp.minimum(0.999, (1 + n) / (10 +
@@ -85,16 +85,33 @@ def averaged(state: TrainState) -> TrainState:
       state: A state whose optimiser has an `ema`.
 
     Raises:
-      ValueError: A state without one.
+      ValueError: A state without one, or with two of one parameter.
     """
     check_state("averaged", state)
     nodes = jax.tree.leaves(state.opt_state, is_leaf=lambda node: isinstance(node, EmaState))
-    averages = [node.average for node in nodes if isinstance(node, EmaState)]
-    if not averages:
+    kept = [(path, leaf) for node in nodes if isinstance(node, EmaState) for path, leaf in flat(node.average)]
+    kept = [(path, leaf) for path, leaf in kept if is_array(leaf)]
+    if not kept:
         raise ValueError("averaged takes a state with averages: optax.chain(optimizer, train.ema(0.999)), last in it")
-    found = {path: leaf for average in averages for path, leaf in flat(average) if is_array(leaf)}
+    found = dict(kept)
+    if len(found) < len(kept):
+        raise ValueError("averaged takes a state with one average a parameter, and this has several: leave one ema in")
     params = mapped(lambda path, array: found[path].astype(array.dtype) if path in found else array, state.params)
     return dataclasses.replace(state, params=params)
+
+
+def check_chains(opt_state: Any) -> bool:
+    """Whether an optimiser's state has averages; raises for those that something follows in a chain."""
+    if isinstance(opt_state, EmaState):
+        return True
+    children = opt_state.values() if isinstance(opt_state, dict) else opt_state if isinstance(opt_state, tuple) else ()
+    found = [check_chains(child) for child in children]
+    if type(opt_state) is tuple and any(found[:-1]):
+        raise ValueError(
+            "train.ema stands last in a chain, where updates are what is added to the parameters, and here something "
+            "follows it: optax.chain(optax.adam(1e-3), train.ema(0.999))"
+        )
+    return any(found)
 
 
 def _wide(param: Any) -> jax.Array:

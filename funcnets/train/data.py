@@ -14,8 +14,9 @@ and for 50 million 5 – 7 s and 0.8 GB, of which 0.4 stay.
 *Arrays are never copied whole.* A batch gathers its own rows, so `np.load(file, mmap_mode="r")` trains on what does not
 fit in memory.
 
-A last batch that is not full is dropped or kept short. It is not padded: padding wants a mask that the loss and every
-measure heed, so it belongs among the arrays, where both can see it.
+A last batch that is not full is kept short where batches come in order, as in evaluation, and dropped where they are
+shuffled, unless asked for otherwise. It is not padded: padding wants a mask that the loss and every measure heed, so it
+belongs among the arrays, where both can see it.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from collections.abc import Iterator
 from typing import Any, Literal, SupportsIndex
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from funcnets.random import as_key
@@ -33,10 +35,20 @@ from funcnets.shapes import Tree, show
 
 
 class Batches:
-    """Batches of arrays, by step: `data[step]`. See `batches`."""
+    """Batches of arrays, by step: `data[step]`. See `batches`.
 
-    def __init__(self, arrays: Tree, batch_size: int, key: jax.Array | None, partial: str) -> None:
+    Attributes:
+      arrays: The arrays.
+      examples: How many they hold.
+      batch_size: Examples a batch.
+      dropped: Examples that each epoch leaves out.
+    """
+
+    def __init__(self, arrays: Tree, batch_size: int, key: jax.Array | None, partial: str | None) -> None:
         self.arrays: Tree = jax.tree.map(np.asarray, arrays)
+        for leaf in jax.tree.leaves(self.arrays):
+            if not jnp.issubdtype(leaf.dtype, np.number) and leaf.dtype != bool:
+                raise TypeError(f"batches takes arrays of numbers, got {show(leaf)}: encode what is text as numbers")
         lengths = {leaf.shape[:1] for leaf in jax.tree.leaves(self.arrays)}
         if len(lengths) != 1 or lengths == {()}:
             raise ValueError(
@@ -45,15 +57,21 @@ class Batches:
             )
         ((self.examples,),) = lengths
         self.batch_size = whole(batch_size, "batch_size is a whole number")
-        if not 0 < self.batch_size <= max(self.examples, 1):
-            raise ValueError(f"batch_size is a whole number from 1 to the {self.examples} examples, got {batch_size!r}")
-        if partial not in ("drop", "keep"):
+        if partial not in ("drop", "keep", None):
             raise ValueError(
-                f"partial is 'drop' or 'keep', what to do with a last batch that is not full; got {partial!r}"
+                f"partial is 'drop' or 'keep', what to do with a last batch that is not full, or None; got {partial!r}"
             )
+        partial = partial or ("keep" if key is None else "drop")
+        if self.batch_size < 1 or (partial == "drop" and self.batch_size > max(self.examples, 1)):
+            raise ValueError(f"batch_size is a whole number from 1 to the {self.examples} examples, got {batch_size!r}")
         self._words = None if key is None else np.asarray(jax.random.key_data(as_key(key)))
         self._steps = self.examples // self.batch_size if partial == "drop" else -(-self.examples // self.batch_size)
+        self.dropped = self.examples - min(self._steps * self.batch_size, self.examples)
         self._order = functools.lru_cache(maxsize=2)(functools.partial(order, self.examples, self._words))
+
+    def __repr__(self) -> str:
+        order = "in order" if self._words is None else "shuffled"
+        return f"Batches({self.examples} examples, {self.batch_size} a batch, {self._steps} an epoch, {order})"
 
     def __len__(self) -> int:
         """Steps in an epoch."""
@@ -189,7 +207,7 @@ def order(examples: int, words: np.ndarray[Any, Any] | None, epoch: int) -> np.n
 
 
 def batches(
-    arrays: Tree, batch_size: int, key: jax.Array | None = None, *, partial: Literal["drop", "keep"] = "drop"
+    arrays: Tree, batch_size: int, key: jax.Array | None = None, *, partial: Literal["drop", "keep"] | None = None
 ) -> Batches:
     """Batches of a pytree of arrays that share their first axis: `data[step]` for any step, over as many epochs as it
     takes.
@@ -198,12 +216,12 @@ def batches(
       arrays: NumPy or JAX arrays, kept in host memory, or memory-mapped ones, of which a batch reads its rows.
       batch_size: Examples a batch.
       key: Shuffles each epoch anew, `for batch in data.epoch(3)`; None keeps the order, `for batch in data`.
-      partial: "drop" leaves a last batch that is not full out of its epoch (it is other examples each time), "keep"
-        gives it short.
+      partial: "drop" leaves a last batch that is not full out of its epoch, "keep" gives it short. None drops it with a
+        key, where it is other examples each time, and keeps it without.
 
     Raises:
       ValueError: The arrays differ in their lengths; batch_size or partial is none of these.
-      TypeError: batch_size is no whole number, or key no key.
+      TypeError: batch_size is no whole number, key no key, or an array holds no numbers.
 
     Example:
       >>> data = fn.train.batches({"x": np.arange(10)}, 4, jax.random.key(0))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
@@ -14,6 +14,7 @@ from funcnets.bound import Bound
 from funcnets.layer import Layer
 from funcnets.shapes import Tree, is_array, show
 from funcnets.train.arguments import check_function, check_metrics, check_net
+from funcnets.train.data import Batches
 from funcnets.train.state import TrainState, check_state
 from funcnets.values import holds_nothing
 
@@ -28,18 +29,20 @@ def evaluate(net: Layer, measure: Measure, state: TrainState, batches: Iterable[
     Args:
       net: The net.
       measure: `measure(model, batch)` → a dict of metrics, each an array of numbers: one an example, float[batch], or
-        one a token, float[batch, length]. Or (numbers, weights), both of that shape: a mask of what counts.
+        one a token, float[batch, length]. Or (numbers, weights), both of that shape: a mask of what counts. It is
+        compiled once if it is defined once; a lambda in a loop is another function each time.
       state: Its parameters and state are used.
-      batches: The data.
+      batches: The data: a list, an iterator, or `train.batches` without a key, which give each example once.
 
     Raises:
       TypeError: A metric that is a mean already.
-      ValueError: No batches; weights of another shape; a metric all of whose weights are zero.
+      ValueError: No batches; those of `train.batches(..., partial="drop")` where that drops some; weights of another
+        shape; a metric all of whose weights are zero.
 
     Example:
       >>> net = fn.Dense(1)
       >>> state = fn.train.create(net, optax.sgd(0.1), jax.random.key(0), jnp.ones((1, 3)))
-      >>> data = fn.train.batches({"x": np.zeros((10, 3), "float32")}, 4, partial="keep")
+      >>> data = fn.train.batches({"x": np.zeros((10, 3), "float32")}, 4)
       >>> fn.train.evaluate(net, lambda model, batch: {"positive": model(batch["x"])[:, 0] > 0}, state, data)
       {'positive': 0.0}
     """
@@ -47,6 +50,11 @@ def evaluate(net: Layer, measure: Measure, state: TrainState, batches: Iterable[
     check_net("evaluate", net)
     check_function("evaluate", "measure(model, batch)", measure)
     check_state("evaluate", state)
+    if isinstance(batches, Batches) and batches.dropped:
+        raise ValueError(
+            f"evaluate takes all examples, and these batches leave {batches.dropped} of {batches.examples} out: "
+            'train.batches(arrays, batch_size, partial="keep")'
+        )
     # Compiled once for all calls; but not with a function that would keep what it closes over alive.
     kept = holds_nothing(net) and holds_nothing(measure)
     totals = _totals if kept else jax.jit(_total, static_argnums=(0, 1))
@@ -78,7 +86,7 @@ def evaluate(net: Layer, measure: Measure, state: TrainState, batches: Iterable[
 def _total(net: Layer, measure: Measure, params: Tree, state: Tree, batch: Any) -> dict[str, tuple[Any, Any]]:
     values = measure(net.bind(params, state=state), batch)
     check_metrics("measure returns a dict of metrics", values)
-    return {name: _weighed(name, value) for name, value in values.items()}
+    return OrderedDict((name, _weighed(name, value)) for name, value in values.items())  # whose order JAX keeps
 
 
 def _weighed(name: str, value: Any) -> tuple[Any, Any]:
@@ -89,14 +97,14 @@ def _weighed(name: str, value: Any) -> tuple[Any, Any]:
             f"measure returns one number an example, a vector, got {show(numbers)} for {name!r}: evaluate takes the "
             "means"
         )
-    numbers = numbers.astype(jnp.float32)
+    numbers = numbers.astype(jnp.promote_types(numbers.dtype, jnp.float32))
     if weights is None:
         return numbers.sum(), numbers.size
     if not is_array(weights) or weights.shape != numbers.shape:
         raise ValueError(
             f"measure returns (numbers, weights) of one shape, got {show(numbers)} and {show(weights)} for {name!r}"
         )
-    weights = weights.astype(jnp.float32)
+    weights = weights.astype(numbers.dtype)
     return jnp.where(weights == 0, 0, numbers * weights).sum(), weights.sum()
 
 

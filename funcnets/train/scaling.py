@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from funcnets.train.arguments import check_optimizer
+from funcnets.train.state import TrainState, check_state
+
 if TYPE_CHECKING:
     import optax
 
@@ -41,9 +44,9 @@ def scale_loss(
     vanish, and gradients are divided by it before the optimiser sees them.
 
     A step whose gradients are not finite is skipped: parameters, the optimiser's and the net's state stay, and the
-    scale is divided by `factor`. After `growth_interval` steps without such a one it is multiplied by it. `make_step`
-    sees to the loss; around `scale_loss` there is nothing else: what is to see true gradients, such as clipping, goes
-    inside.
+    scale is divided by `factor`, down to 1. After `growth_interval` steps without such a one it is multiplied by it.
+    `make_step` sees to the loss; around `scale_loss` there is nothing else: what is to see true gradients, such as
+    clipping, goes inside, and so do several optimisers for parts of the parameters under one loss, `optax.partition`.
 
     Args:
       optimizer: The optimiser.
@@ -52,6 +55,7 @@ def scale_loss(
       factor: By how much it grows, and shrinks.
 
     Raises:
+      TypeError: What is given is no optimiser.
       ValueError: A scale that is not positive, a factor of at most 1, an interval below 1.
 
     Source: Micikevicius et al. 2018, Mixed Precision Training. PyTorch's GradScaler starts at 2^16, and shrinks and
@@ -65,12 +69,14 @@ def scale_loss(
     """
     import optax
 
+    check_optimizer(optimizer)
     if not scale > 0 or not factor > 1 or (growth_interval is not None and growth_interval < 1):
         raise ValueError(
             "scale_loss takes a positive scale, a factor above 1 and a growth_interval of at least 1, or None, got "
             f"{scale}, {factor} and {growth_interval}"
         )
     inner = optax.with_extra_args_support(optimizer)
+    least = jnp.float32(min(scale, 1.0))  # one that fell to 0 would never rise again
 
     def init(params: Any) -> ScaledLossState:
         none = jnp.zeros((), jnp.int32)
@@ -87,7 +93,7 @@ def scale_loss(
         steps, scale = jnp.where(finite, state.good_steps + 1, 0), state.scale
         if growth_interval is not None:
             grown = jnp.where(steps >= growth_interval, scale * jnp.float32(factor), scale)
-            scale = jnp.where(finite, jnp.where(jnp.isfinite(grown), grown, scale), scale / jnp.float32(factor))
+            scale = jnp.where(finite, jnp.where(jnp.isfinite(grown), grown, scale), jnp.maximum(scale / factor, least))
             steps = jnp.where(steps >= growth_interval, 0, steps)
         skips = state.total_notfinite + jnp.where(finite, 0, 1)
         return found, ScaledLossState(scale, steps, finite, skips, kept)
@@ -107,7 +113,8 @@ def loss_scale(opt_states: Iterable[Any]) -> jax.Array | None:
     if _found(within, ScaledLossState) or (outer and len(states) > 1):
         raise ValueError(
             "train.scale_loss stands around the optimizer of a loss and all else goes inside, "
-            "train.scale_loss(optax.chain(...)); with several optimizers give each its own loss"
+            "train.scale_loss(optax.chain(...)); several optimizers under one loss are one, optax.partition, in it; or "
+            "give each part a loss of its own"
         )
     return outer[0].scale if outer else None
 
@@ -124,17 +131,49 @@ def scaled_by(scale: jax.Array | None, objective: Callable[..., Any]) -> Callabl
     return scaled
 
 
-def skipping(opt_states: Iterable[Any]) -> tuple[jax.Array | None, jax.Array | None]:
-    """Whether the last step was taken, and how many were not, of optimisers that skip; (None, None) of others."""
+def skipping(opt_states: Iterable[Any], updates: Any) -> jax.Array | None:
+    """Whether a step of optimisers that skip, with these updates, changed nothing; None of others."""
+    found = _guards(tuple(opt_states))
+    if not found:
+        return None
+    # optax.apply_if_finite lets a step that is not finite through after many
+    moves = jnp.any(jnp.array([(leaf != 0).any() for leaf in jax.tree.leaves(updates)]))
+    return ~moves & ~jnp.all(jnp.array([guard.last_finite for guard in found]))
+
+
+def skipped(state: TrainState) -> int:
+    """How many steps were skipped so far, as their gradients were not finite.
+
+    Args:
+      state: A state whose optimiser skips, `optax.apply_if_finite` or `train.scale_loss`; of several optimisers the
+        skips of each count.
+
+    Raises:
+      ValueError: A state of another.
+
+    Example:
+      >>> optimizer = optax.apply_if_finite(optax.sgd(0.1), 100)
+      >>> state = fn.train.create(fn.Dense(1), optimizer, jax.random.key(0), jnp.ones((1, 3)))
+      >>> step = fn.train.make_step(fn.Dense(1), lambda model, x: model(x).sum(), optimizer)
+      >>> for x in (jnp.ones((1, 3)), jnp.full((1, 3), jnp.nan)):
+      ...     state, metrics = step(state, x)
+      >>> int(metrics["skipped"]), fn.train.skipped(state)
+      (1, 1)
+    """
+    check_state("skipped", state)
+    guards = _guards(state.opt_state)
+    if not guards:
+        raise ValueError(
+            "skipped takes a state whose optimizer skips: optax.apply_if_finite(optimizer, 1000) or "
+            "train.scale_loss(optimizer)"
+        )
+    return sum(int(guard.total_notfinite) for guard in guards)
+
+
+def _guards(tree: Any) -> list[Any]:
     import optax
 
-    found = _found(tuple(opt_states), (ScaledLossState, optax.ApplyIfFiniteState))
-    if not found:
-        return None, None
-    taken, skipped = found[0].last_finite, found[0].total_notfinite
-    for other in found[1:]:
-        taken, skipped = taken & other.last_finite, skipped + other.total_notfinite
-    return taken, skipped
+    return _found(tree, (ScaledLossState, optax.ApplyIfFiniteState))
 
 
 def _found(tree: Any, kinds: Any) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from funcnets.params.patterns import by_rules
 from funcnets.plan import check_tree
 from funcnets.random import run_key
 from funcnets.record import KINDS
-from funcnets.shapes import Tree, entry, flat, listed, mapped, show
+from funcnets.shapes import Tree, entry, flat, is_array, listed, mapped, show
 from funcnets.train.arguments import check_net
 from funcnets.train.parts import as_parts, opt_states, owners
 
@@ -28,7 +29,7 @@ Sharding = jax.sharding.Sharding
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """What a training run is at one moment; a pytree. Saved and restored, it is the same run.
+    """What a training run is at one moment; a pytree. Saved and restored, it is the same run. Printed, it is its sizes.
 
     Attributes:
       params: The net's parameters.
@@ -43,6 +44,14 @@ class TrainState:
     opt_state: Any
     step: jax.Array
     key: jax.Array
+
+    def __repr__(self) -> str:
+        try:
+            step: Any = int(self.step)
+        except Exception:  # a tracer, a spec, or what a step has consumed
+            step = show(self.step)
+        sizes = ", ".join(f"{name}={_size(getattr(self, name))}" for name in ("params", "state", "opt_state"))
+        return f"TrainState(step={step}, {sizes}, key={show(self.key)})"
 
 
 def create(
@@ -116,6 +125,12 @@ def _unshared(opt_state: Any, params: Tree) -> Any:
         return jnp.array(leaf) if is_shared or not isinstance(leaf, jax.Array) else leaf
 
     return jax.tree.map(own, opt_state)
+
+
+def _size(tree: Tree) -> str:
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if is_array(leaf)]
+    total = sum(math.prod(leaf.shape) for leaf in leaves)
+    return f"<{len(leaves)} arrays, {total:,} numbers>" if leaves else "<no arrays>"
 
 
 def _check_learnable(net: Layer, params: Tree) -> None:

@@ -19,6 +19,7 @@ what a step remembers besides the net's parameters and state is the optimiser's.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
@@ -28,6 +29,7 @@ import jax.numpy as jnp
 from funcnets.layer import Layer
 from funcnets.shapes import Tree, is_array, show
 from funcnets.train.arguments import check_count, check_metrics, check_net
+from funcnets.train.averaging import check_chains
 from funcnets.train.parts import (
     Loss,
     Turn,
@@ -48,7 +50,7 @@ from funcnets.train.state import TrainState, check_state, devices_of
 if TYPE_CHECKING:
     import optax
 
-Metrics = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]  # an OrderedDict inside, whose order JAX keeps
 _Moving = tuple[Tree, Tree, Any, jax.Array]  # params, state, opt_state, step
 
 
@@ -73,6 +75,9 @@ class Step:
         """The step that takes one of these steps a call, for what is left where a number of them is no multiple."""
         return self._single or self
 
+    def __repr__(self) -> str:
+        return f"Step(steps_per_call={self.steps_per_call})"
+
     def __call__(self, state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         check_state("step", state)
         devices = devices_of(state)
@@ -84,7 +89,7 @@ class Step:
         compiled = self._compiled if devices == 1 else self._for(state)
         moved, metrics = compiled(_moving(state), state.key, batch)
         params, carried, opt_state, number = moved
-        return TrainState(params, carried, opt_state, number, state.key), metrics
+        return TrainState(params, carried, opt_state, number, state.key), dict(metrics)
 
     def lower(self, state: TrainState, batch: Any) -> Any:
         """The step lowered for these arrays or their specs, as `jax.jit(f).lower`: to look at what is compiled."""
@@ -118,8 +123,9 @@ def make_step(
     """A compiled function (state, batch) → (new state, metrics). It consumes the state it is given: its buffers are
     reused.
 
-    Metrics hold "loss" and what the loss returned, and "skipped", the number of steps so far that changed nothing,
-    where the optimiser skips (`optax.apply_if_finite`, `train.scale_loss`): the net's state is then kept too.
+    Metrics hold "loss" and what the loss returned. Where the optimiser skips steps that are not finite
+    (`optax.apply_if_finite`, `train.scale_loss`), "skipped" is 1 for one that changed nothing, the net's state neither,
+    and else 0; `train.skipped(state)` counts them.
 
     Of losses by parts, one moves its part of the parameters after the other, in the order of the mapping, and sees what
     the one before left: {"critic/**": critic_loss, "generator/**": generator_loss}. Those of "critic/**" are then named
@@ -133,8 +139,8 @@ def make_step(
       optimizer: What the state was created with: an optax optimiser, or several by patterns. It is also given `value`,
         `grad` and `value_fn`, which line searches ask for.
       accumulate: In how many equal pieces a batch goes through the net, one after the other, to save memory. Where the
-        loss is a mean over examples, the gradient is that of the whole batch. (Statistics of the batch are each
-        piece's, and each piece has its own randomness.) Metrics are means over the pieces.
+        loss is a plain mean over examples, the gradient is that of the whole batch; one of a mask or a sum is not, and
+        statistics of the batch are each piece's. Each piece has its own randomness. Metrics are means over the pieces.
       steps_per_call: k steps in one compiled loop: the batch has a new first axis of k, `data[i : i + k]`, and so have
         the metrics. A batch of None is None in each step, for a loss that holds its data.
 
@@ -163,8 +169,9 @@ def make_step(
         params, state, opt_state, number = moving
         owner = owners(net, params, optimizers)
         check_opt_state(optimizers, params, owner, opt_state)
+        check_chains(opt_state)
         key = jax.random.fold_in(key, number)
-        metrics: Metrics = {}
+        metrics: Metrics = OrderedDict()
         for i, turn in enumerate(turns):
             theirs = jax.random.fold_in(key, i) if len(turns) > 1 else key
             played = _play(net, turn, optimizers, owner, accumulate, (params, state, opt_state), theirs, batch)
@@ -201,7 +208,7 @@ def _play(
         value, metrics = _value_and_metrics(turn.loss(model, piece))
         return value, (metrics, model.state)
 
-    learned = hidden(params, kept)
+    learned, moved = hidden(params, kept), list[Tree]()
     scaled = scaled_by(loss_scale(part_state(opt_state, part) for part in turn.parts), objective)
     gradients, (metrics, new_state) = _gradients(scaled, learned, state, key, batch, accumulate)
     for part in turn.parts:
@@ -217,10 +224,12 @@ def _play(
         )
         params = shown(params, jax.tree.map(_added, mine, updates), theirs)
         opt_state = with_part_state(opt_state, part, new)
-    taken, count = skipping(part_state(opt_state, part) for part in turn.parts)
-    if taken is not None:
-        new_state = jax.tree.map(lambda new, old: jnp.where(taken, new, old), new_state, state)
-    return (params, new_state, opt_state), metrics if count is None else metrics | {"skipped": count}
+        moved.append(updates)
+    skips = skipping([part_state(opt_state, part) for part in turn.parts], moved)
+    if skips is not None:
+        new_state = jax.tree.map(lambda new, old: jnp.where(skips, old, new), new_state, state)
+        metrics["skipped"] = skips.astype(jnp.int32)
+    return (params, new_state, opt_state), metrics
 
 
 def _gradients(
@@ -258,7 +267,10 @@ def _cut(batch: Any, pieces: int) -> Any:
                 f"{show(leaf)} at batch{jax.tree_util.keystr(path)}: give batches of a size divisible by {pieces}, and "
                 "let the loss hold what is no example"
             )
-    return jax.tree.map(lambda leaf: leaf.reshape(pieces, leaf.shape[0] // pieces, *leaf.shape[1:]), batch)
+    # each piece takes examples from all over the batch: one that is spread over devices leaves each its own part
+    return jax.tree.map(
+        lambda leaf: leaf.reshape(leaf.shape[0] // pieces, pieces, *leaf.shape[1:]).swapaxes(0, 1), batch
+    )
 
 
 def _check_stacked(batches: Any, steps: int) -> None:
@@ -281,4 +293,4 @@ def _value_and_metrics(result: Any) -> tuple[jax.Array, Metrics]:
     check_metrics("a loss returns (loss, metrics) with a dict of these", metrics)
     if taken := {"loss", "skipped"} & set(metrics):
         raise ValueError(f"metrics of a loss have names of their own, got {sorted(taken)}: call it something else")
-    return value, {"loss": value, **metrics}
+    return value, OrderedDict([("loss", value), *metrics.items()])

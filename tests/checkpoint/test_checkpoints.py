@@ -52,7 +52,7 @@ def test_only_due_steps_are_saved_and_the_newest_kept(tmp_path):
         assert checkpoints.save(10, {"a": jnp.zeros(1)}, force=True)
         assert checkpoints.steps() == (9, 10)
         assert checkpoints.latest_step == 10
-    assert sorted(os.listdir(tmp_path)) == ["10", "9"]
+    assert sorted(os.listdir(tmp_path)) == [".lock", "10", "9"]
 
 
 def test_all_steps_can_be_kept(tmp_path):
@@ -220,11 +220,35 @@ def test_arrays_that_hold_nothing_are_refused_by_their_path(tmp_path):
     assert not os.listdir(tmp_path)
 
 
-def test_the_checkpoint_of_another_program_is_refused(tmp_path):
+def test_the_checkpoint_of_another_program_is_none(tmp_path):
     with ocp.CheckpointManager(tmp_path) as manager:
         manager.save(1, args=ocp.args.Composite(state=ocp.args.PyTreeSave({"a": jnp.zeros(1)})))
-    with Checkpoints(tmp_path) as checkpoints, pytest.raises(ValueError, match="step 1 in another format"):
-        checkpoints.restore()
+    with Checkpoints(tmp_path) as checkpoints:
+        with pytest.warns(
+            UserWarning, match=rf"1 in {tmp_path} has neither tree.json nor .* passed over: move it"
+        ) as said:
+            assert checkpoints.resume(5) == 5
+        assert [one.filename for one in said] == [__file__]
+        with pytest.raises(FileNotFoundError, match="has no steps"):
+            checkpoints.restore()
+        with pytest.raises(ValueError, match=rf"save takes a number that is free; {tmp_path} has 1, which .*: move it"):
+            checkpoints.save(1, jnp.zeros(1))
+
+
+def test_a_directory_of_another_origin_is_passed_over(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, jnp.zeros(1))
+    (tmp_path / "2024").mkdir()
+    (tmp_path / "7").mkdir()
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        with pytest.warns(UserWarning, match="7, 2024 in .* is no step of Checkpoints") as said:
+            assert checkpoints.resume(jnp.ones(1)) == 0
+            checkpoints.save(2, jnp.full(1, 2.0))
+            assert (checkpoints.restore(), checkpoints.steps(), checkpoints.latest_step) == (2, (2,), 2)
+        assert len(said) == 1
+        with pytest.raises(ValueError, match="save takes a number that is free"):
+            checkpoints.save(7, jnp.zeros(1))
+    assert sorted(os.listdir(tmp_path)) == [".lock", "2", "2024", "7"]
 
 
 # Where arrays are

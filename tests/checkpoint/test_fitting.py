@@ -255,10 +255,35 @@ def test_states_of_iterators_are_json_or_bytes(tmp_path):
             Checkpoints(tmp_path / kind).save(1, {"data": {"x": Stream(give)}})
         assert not (tmp_path / kind).exists()
     plain = {"a": [1, 2.5, "é", None, True], "b": {}}
-    for i, content in enumerate((plain, b"\x00\xff", None)):
+    for i, content in enumerate((plain, b"\x00\xff", b"", None)):
         with Checkpoints(tmp_path / str(i)) as checkpoints:
             checkpoints.save(1, Stream(lambda step, content=content: content))
             assert checkpoints.restore() == content
+
+
+class Placed:
+    """Its state is bytes; the places are where it puts batches."""
+
+    def __init__(self, state):
+        self.state, self.sharding = state, jax.NamedSharding(jax.make_mesh((8,), ("a",)), jax.P("a"))
+
+    def get_state(self):
+        return self.state
+
+    def set_state(self, state):
+        self.state = state
+
+
+def test_states_of_bytes_are_arrays_and_not_text(tmp_path):
+    states = [np.random.default_rng(0).bytes(10_001), b"", b"123"]
+    tree = {"data": [Placed(state) for state in states], "w": jnp.ones(2)}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, tree)
+        found = checkpoints.restore({"data": [Placed(b"") for _ in states], "w": jnp.zeros(2)})
+        assert [one.state for one in found["data"]] == states and (found["w"] == 1).all()
+        assert checkpoints.restore(under="data") == states
+        assert checkpoints.restore({"data": [Placed(b"")]}, strict=False)[0]["data"][0].state == states[0]
+    assert (tmp_path / "1" / "tree.json").stat().st_size < 1000
 
 
 def test_grain_iterators_resume(tmp_path):

@@ -1,5 +1,8 @@
 """Damage on disk: any of it is found, the step before is taken, and nothing is deleted."""
 
+import contextlib
+import errno
+import json
 import os
 import pathlib
 import shutil
@@ -9,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 
 from funcnets.checkpoint import Checkpoints
 from funcnets.checkpoint.integrity import MANIFEST, Damaged, check, read_manifest, write_manifest
@@ -114,7 +118,7 @@ def test_good_steps_never_warn(saved, tmp_path):
                 if step % 3 == 0:
                     assert writer.latest_step == step
                     assert Checkpoints(tmp_path).restore()["step"] == step
-    assert sorted(os.listdir(tmp_path)) == ["9"]
+    assert sorted(os.listdir(tmp_path)) == [".lock", "9"]
 
 
 def test_hidden_files_are_nothing_and_others_are_damage(tmp_path, saved):
@@ -152,6 +156,50 @@ def test_without_verifying_damage_goes_unnoticed_or_is_passed_over_when_it_shows
         assert checkpoints.restore()["step"] == 10
 
 
+@pytest.mark.parametrize("kept", [["d", "_METADATA"], ["_METADATA"], ["d"]])
+def test_a_step_with_good_checksums_that_cannot_be_read_is_passed_over(tmp_path, saved, kept):
+    directory = shutil.copytree(saved, tmp_path / "run")
+    for path in (directory / "20" / "arrays").iterdir():
+        if path.name not in kept:
+            (shutil.rmtree if path.is_dir() else os.remove)(path)
+    relisted(directory / "20")
+    checkpoints = Checkpoints(directory)
+    with pytest.warns(UserWarning, match="step 20 .* passed over: its arrays cannot be read"):
+        assert checkpoints.resume(state(0))["step"] == 10
+    with pytest.raises(Damaged, match="step 20 .* is damaged: its arrays cannot be read"):
+        checkpoints.restore(step=20)
+
+
+def relisted(folder):
+    """Writes another manifest, of what is there now."""
+    (folder / MANIFEST).unlink()
+    write_manifest(epath.Path(folder))
+
+
+def test_an_array_that_is_not_there_is_damage(tmp_path, saved):
+    directory = shutil.copytree(saved, tmp_path / "run")
+    tree = json.loads((directory / "20" / "tree.json").read_text())
+    tree["rows"].append({"path": ["more"], "dtype": "float64", "shape": []})
+    tree["rows"][0]["size"] += 1
+    (directory / "20" / "tree.json").write_text(json.dumps(tree))
+    relisted(directory / "20")
+    with pytest.raises(Damaged, match="its array of more is not there as it was written"):
+        Checkpoints(directory).restore(step=20)
+    with pytest.warns(UserWarning, match="passed over: its array of more is not there"):
+        assert Checkpoints(directory).restore()["step"] == 10
+
+
+def test_a_place_that_does_not_suit_an_array_is_no_damage(tmp_path, saved):
+    mesh = jax.make_mesh((7,), ("a",), devices=jax.devices()[:7], axis_types=(jax.sharding.AxisType.Auto,))
+    place = jax.NamedSharding(mesh, jax.P("a"))
+    directory = shutil.copytree(saved, tmp_path / "run")
+    with Checkpoints(directory) as checkpoints:
+        checkpoints.save(30, jnp.ones(3000))
+        with pytest.raises(ValueError) as error:
+            checkpoints.restore(jax.ShapeDtypeStruct((3000,), jnp.float32, sharding=place))
+        assert not isinstance(error.value, Damaged) and "restore takes" not in str(error.value)
+
+
 def test_a_run_goes_on_from_before_the_damage(tmp_path):
     def train(checkpoints, until):
         total = checkpoints.resume({"total": jnp.zeros(()), "step": 0})
@@ -175,7 +223,7 @@ def test_a_run_goes_on_from_before_the_damage(tmp_path):
         assert len(texts) == 3
         assert checkpoints.steps() == (30, 35, 40)
         assert checkpoints.restore(step=30)["total"] == 465
-    assert sorted(os.listdir(tmp_path)) == ["30", "30.damaged", "35", "40"]
+    assert sorted(os.listdir(tmp_path)) == [".lock", "30", "30.damaged", "35", "40"]
 
 
 def test_what_is_in_the_way_is_looked_at_by_who_did_not_read_it(tmp_path):
@@ -200,7 +248,26 @@ def test_what_a_killed_program_left_is_deleted_by_the_next_that_saves(tmp_path):
     assert Checkpoints(tmp_path).steps() == ()
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, jnp.zeros(1))
-    assert sorted(os.listdir(tmp_path)) == ["1", "9.damaged", "mine.writing"]
+    assert sorted(os.listdir(tmp_path)) == [".lock", "1", "9.damaged", "mine.writing"]
+
+
+@pytest.mark.parametrize("best", [None, "loss"])
+def test_a_damaged_step_takes_no_place_of_a_good_one(tmp_path, best):
+    def save(step):
+        checkpoints.save(step, jnp.full(1, step), metrics=best and {"loss": -step})
+
+    with Checkpoints(tmp_path, keep=2, best=best) as checkpoints:
+        save(10)
+        save(20)
+    shortened(next((tmp_path / "20" / "arrays" / "d").iterdir()))
+    with Checkpoints(tmp_path, keep=2, best=best) as checkpoints:
+        with pytest.warns(UserWarning, match="step 20 .* passed over"):
+            assert checkpoints.resume(jnp.zeros(1, int)) == 10
+        save(30)
+        assert checkpoints.steps() == (10, 20, 30)
+        assert checkpoints.restore(step=10) == 10
+        save(40)
+        assert checkpoints.steps() == (30, 40)
 
 
 def test_damage_is_no_hindrance_to_saving_on(tmp_path):
@@ -214,9 +281,43 @@ def test_damage_is_no_hindrance_to_saving_on(tmp_path):
         assert checkpoints.steps() == (2, 3)
 
 
-def test_large_files_have_one_checksum_of_all_their_blocks(tmp_path, monkeypatch):
-    from etils import epath
+@pytest.mark.skipif(os.name != "posix", reason="directories that can be written through")
+def test_a_step_is_on_the_disk_before_it_has_its_name_and_its_name_before_another_is_deleted(tmp_path, monkeypatch):
+    synced = []  # the inode of each, and what is in the directory then
+    fsync = os.fsync
 
+    def spy(file):
+        fsync(file)
+        synced.append((os.fstat(file).st_ino, sorted(os.listdir(root)) if root.exists() else None))
+
+    root = tmp_path / "runs" / "a"
+    monkeypatch.setattr(os, "fsync", spy)
+    with Checkpoints(root, keep=1) as checkpoints:
+        checkpoints.save(1, state(1))
+        assert [inode for inode, _ in synced[:2]] == [path.stat().st_ino for path in (root.parent, tmp_path)]
+        checkpoints.wait()
+        synced.clear()
+        checkpoints.save(2, state(2))
+    before = {inode for inode, there in synced if there == [".lock", "1", "2.writing"]}
+    written = [root / "2", *(root / "2").rglob("*")]
+    assert {path.stat().st_ino for path in written} <= before and len(written) > 8
+    assert synced[-1] == (root.stat().st_ino, [".lock", "1", "2"])
+
+
+@pytest.mark.parametrize(("number", "raises"), [(errno.EIO, True), (errno.EINVAL, False)])
+def test_what_does_not_reach_the_disk_is_no_step(tmp_path, monkeypatch, number, raises):
+    def fail(_):
+        raise OSError(number, "mine")
+
+    with Checkpoints(tmp_path) as checkpoints:
+        monkeypatch.setattr(os, "fsync", fail)
+        checkpoints.save(1, jnp.zeros(1))
+        with pytest.raises(OSError, match="mine") if raises else contextlib.nullcontext():
+            checkpoints.wait()
+        assert checkpoints.steps() == (() if raises else (1,))
+
+
+def test_large_files_have_one_checksum_of_all_their_blocks(tmp_path, monkeypatch):
     folder = epath.Path(tmp_path)
     data = np.random.default_rng(0).bytes(100_000)
     (tmp_path / "a").write_bytes(data)

@@ -105,7 +105,8 @@ def lineage(directory, reference, seed, number, keep=(2,)):
 
 
 def names(directory):
-    return sorted(path.name for path in directory.iterdir()) if directory.is_dir() else []
+    """What is in the directory beside its lock."""
+    return sorted(path.name for path in directory.iterdir() if path.name != ".lock") if directory.is_dir() else []
 
 
 KILL, TERM, INT = signal.SIGKILL, signal.SIGTERM, signal.SIGINT

@@ -55,7 +55,7 @@ def check(directory, *steps):
         np.testing.assert_array_equal(
             checkpoints.restore(step=step)["x"], np.random.default_rng(step).random(3_000_000)
         )
-    assert sorted(path.name for path in directory.iterdir()) == [str(step) for step in steps]
+    assert sorted(path.name for path in directory.iterdir()) == [".lock", *map(str, steps)]
 
 
 INTERRUPTED = "KeyboardInterrupt"

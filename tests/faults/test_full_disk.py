@@ -70,7 +70,7 @@ def check(directory, ended):
     assert ended.returncode == 0, ended.stderr
     with fn.Checkpoints(directory) as checkpoints:
         assert checkpoints.steps() == (1, 5)
-    assert sorted(path.name for path in directory.iterdir()) == ["1", "5"]  # no leftovers
+    assert sorted(path.name for path in directory.iterdir()) == [".lock", "1", "5"]  # no leftovers
 
 
 def test_where_a_file_is_too_large(tmp_path):

@@ -188,6 +188,19 @@ def test_a_tied_unembed_scores_with_the_same_table():
     np.testing.assert_allclose(grads["embed"]["table"], out + into, rtol=1e-5, atol=1e-5)
 
 
+def test_a_part_of_a_tied_net_reads_the_table_that_it_is_given():
+    net = Sequential(("embed", Embedding(5, 3)), Dense(3), ("embed", Unembed()))
+    params, ids = net.init(KEY, jnp.array([0, 4])), jnp.array([0, 4])
+    stream = net[:2].apply({name: params[name] for name in ("embed", "dense_0")}, ids)
+    y = net[2:].apply({"embed": params["embed"]}, stream)
+    np.testing.assert_array_equal(y, net.apply(params, ids))
+    np.testing.assert_array_equal(y, Unembed().apply(params["embed"], stream))
+    with pytest.raises(ValueError, match="unread    embed/kernel  expected nothing"):
+        net[2:].apply({"embed": params["embed"] | {"kernel": stream}}, stream)
+    with pytest.raises(ValueError, match="unread"):
+        Unembed().apply(params["embed"], stream, state={"table": stream})
+
+
 def test_unembed_takes_a_table_handed_over_in_a_forward_function():
     @compose(embed=Embedding(5, 3), scores=Unembed())
     def net(m, ids):

@@ -87,7 +87,7 @@ def test_shuffled_batches_are_asked_for_by_epoch():
 
 @pytest.mark.parametrize("key", [None, jax.random.key(0)])
 def test_a_slice_is_the_batches_of_its_steps_stacked(key):
-    data = fn.train.batches({"x": X, "i": (np.arange(32),)}, 6, key)
+    data = fn.train.batches({"x": X, "i": (np.arange(32),)}, 6, key, partial="drop")
     for first, end in ((0, 1), (1, 4), (3, 12)):  # within an epoch, and over three of five steps
         got, each = data[first:end], [data[step] for step in range(first, end)]
         assert jax.tree.structure(got) == jax.tree.structure(each[0])
@@ -128,7 +128,7 @@ def test_what_numbers_a_step():
         (({}, 2), "one length of their first axes"),
         (({"a": X, "b": 1.0}, 2), "one length of their first axes"),
         ((X, 0), "batch_size is a whole number from 1 to the 32 examples, got 0"),
-        ((X, 33), "got 33"),
+        ((X, 33, jax.random.key(0)), "batch_size is a whole number from 1 to the 32 examples, got 33"),
         ((X, 2.0), "batch_size is a whole number, got 2.0"),
         ((X, True), "batch_size is a whole number, got True"),
         ((X, 2, 0), r"a key is taken, as jax.random.key\(0\) makes it, got 0"),
@@ -143,9 +143,21 @@ def test_what_batches_refuses(arguments, message):
 def test_a_last_batch_is_dropped_or_kept_and_nothing_else():
     with pytest.raises(ValueError, match="partial is 'drop' or 'keep'"):
         fn.train.batches(X, 2, partial="pad")
-    assert [len(batch) for batch in fn.train.batches(X, 12)] == [12, 12]
+    assert [len(batch) for batch in fn.train.batches(X, 12)] == [12, 12, 8]  # in order none is left out
+    assert [len(batch) for batch in fn.train.batches(X, 12, partial="drop")] == [12, 12]
+    assert [len(batch) for batch in fn.train.batches(X, 12, jax.random.key(0)).epoch(0)] == [12, 12]
+    assert [len(batch) for batch in fn.train.batches(X, 100)] == [32]
+    assert (fn.train.batches(X, 12).dropped, fn.train.batches(X, 12, partial="drop").dropped) == (0, 8)
+    assert repr(fn.train.batches(X, 12)) == "Batches(32 examples, 12 a batch, 3 an epoch, in order)"
     keep = fn.train.batches(X, 12, jax.random.key(0), partial="keep")
     assert [len(keep[step]) for step in range(6)] == [12, 12, 8] * 2
+
+
+def test_what_is_no_number_is_refused():
+    for strange in (np.array(["a", "b"]), np.array([None, 1]), np.array(["2020"], "datetime64[Y]")):
+        with pytest.raises(TypeError, match="batches takes arrays of numbers, got"):
+            fn.train.batches({"x": strange}, 1)
+    assert len(fn.train.batches(jax.numpy.ones(4, "bfloat16"), 2)) == 2
 
 
 def test_no_examples_are_no_batches():

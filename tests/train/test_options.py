@@ -60,7 +60,7 @@ def test_each_piece_has_its_own_randomness_and_statistics_go_on_from_piece_to_pi
 
     start = train.create(net, optimizer, KEY, X)
     step = train.make_step(net, lambda model, batch: (model(batch) ** 2).mean(), optimizer, accumulate=2)
-    same_halves = jnp.concatenate([X[:16], X[:16]])
+    same_halves = jnp.repeat(X[:16], 2, axis=0)  # every second example is in a piece
     carried = net.init_state(X)
     for _ in range(2):
         _, carried = net.apply(start.params, X[:16], state=carried, key=KEY, train=True)
@@ -103,6 +103,21 @@ def test_a_batch_that_cannot_be_cut_is_refused():
             train.make_step(PLAIN, loss, optimizer, accumulate=count)
         with pytest.raises(ValueError, match="make_step takes steps_per_call= of at least 1, a whole number"):
             train.make_step(PLAIN, loss, optimizer, steps_per_call=count)
+
+
+@pytest.mark.parametrize("kind", [jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit])
+def test_pieces_of_a_batch_over_devices_stay_where_they_are(kind):
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(kind,))
+    everywhere, spread = jax.NamedSharding(mesh, jax.P()), jax.NamedSharding(mesh, jax.P("data"))
+    batch = jax.device_put(BATCH, spread)
+    optimizer = optax.sgd(0.1)
+    state = train.create(PLAIN, optimizer, KEY, X, sharding=everywhere)
+    step = train.make_step(PLAIN, loss, optimizer, accumulate=4)
+    program = jax.jit(step._advance).lower((state.params, state.state, state.opt_state, state.step), state.key, batch)
+    assert "all-gather" not in program.compile().as_text()
+    state, _ = step(state, batch)
+    plain, _ = train.make_step(PLAIN, loss, optimizer)(train.create(PLAIN, optimizer, KEY, X), BATCH)
+    close(state.params, plain.params)
 
 
 # Several steps in a call
@@ -325,6 +340,16 @@ def test_averages_of_parts_and_of_frozen_nets():
     close(train.averaged(state).params, state.params)
     with pytest.raises(ValueError, match="averaged takes a state with averages"):
         train.averaged(train.create(PLAIN, optax.sgd(0.1), KEY, X))
+    twice = optax.chain(optax.sgd(0.1), optax.chain(train.ema(0.5)), train.ema(0.9))
+    with pytest.raises(ValueError, match="train.ema stands last in a chain"):
+        train.make_step(PLAIN, loss, twice)(train.create(PLAIN, twice, KEY, X), BATCH)
+    several = optax.partition({"a": train.ema(0.5)}, "a")
+    inside = optax.chain(optax.sgd(0.1), optax.apply_if_finite(optax.chain(optax.identity(), several), 3))
+    state, _ = train.make_step(PLAIN, loss, inside)(train.create(PLAIN, inside, KEY, X), BATCH)
+    assert train.averaged(state).params["dense_0"]["kernel"].shape == (5, 8)
+    state = dataclasses.replace(state, opt_state=(state.opt_state, state.opt_state))
+    with pytest.raises(ValueError, match="one average a parameter, and this has several"):
+        train.averaged(state)
     with pytest.raises(ValueError, match="ema takes a decay from 0 to 1"):
         train.ema(1.5)
     with pytest.raises(ValueError, match="train.ema averages parameters: give them to update"):
@@ -349,14 +374,47 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(guarded):
     for i, batch in enumerate(poisoned({1, 3})):
         kept = jax.tree.map(np.array, (state.params, state.state, state.opt_state.inner_state))
         state, metrics = step(state, batch)
-        counts.append(int(metrics["skipped"]))
+        counts.append((int(metrics["skipped"]), train.skipped(state)))
         if i in (1, 3):
             same_bits((state.params, state.state, state.opt_state.inner_state), kept)
             assert np.isnan(metrics["loss"])
         else:
             assert (np.asarray(state.params["dense_0"]["kernel"]) != kept[0]["dense_0"]["kernel"]).any()
-    assert counts == [0, 1, 1, 2, 2]
+    assert counts == [(0, 0), (1, 1), (0, 1), (1, 2), (0, 2)]
     assert int(state.step) == 5
+
+
+def test_what_is_skipped_by_parts_and_what_is_let_through():
+    def guarded():
+        return optax.apply_if_finite(optax.sgd(1e-2), 2)
+
+    optimizers = {"dense_0/**": guarded(), "**": guarded()}
+    state, step = train.create(PLAIN, optimizers, KEY, X), train.make_step(PLAIN, loss, optimizers)
+    state, metrics = step(state, poisoned({0})[0])
+    assert (int(metrics["skipped"]), train.skipped(state)) == (1, 2)  # a step, of which each optimiser counts its part
+
+    net, optimizer = fn.Sequential(fn.Dense(1), fn.BatchNorm()), guarded()
+    state, step = train.create(net, optimizer, KEY, X), train.make_step(net, loss, optimizer)
+    told = []
+    for batch in [poisoned({0})[0]] * 4:  # the third in a row is let through, by optax's own rule
+        state, metrics = step(state, batch)
+        told.append(int(metrics["skipped"]))
+    assert told == [1, 1, 0, 0]
+    assert jnp.isnan(state.state["batch_norm_0"]["mean"]).all()  # it goes with the parameters
+    with pytest.raises(ValueError, match="skipped takes a state whose optimizer skips: optax.apply_if_finite"):
+        train.skipped(train.create(PLAIN, optax.sgd(0.1), KEY, X))
+
+
+def test_a_scale_does_not_fall_so_low_that_it_cannot_rise():
+    optimizer = train.scale_loss(optax.sgd(1e-2), 4.0, growth_interval=1)
+    state, step = train.create(PLAIN, optimizer, KEY, X), train.make_step(PLAIN, loss, optimizer)
+    scales = []
+    for batch in [poisoned({0})[0]] * 4 + [BATCH] * 2:
+        state, _ = step(state, batch)
+        scales.append(float(state.opt_state.scale))
+    assert scales == [2.0, 1.0, 1.0, 1.0, 2.0, 4.0]
+    with pytest.raises(TypeError, match="an optimizer is one of optax's"):
+        train.scale_loss({"**": optax.sgd(1e-2)})
 
 
 def test_a_scaled_loss_gives_the_step_of_the_plain_one_and_its_scale_moves():
@@ -397,7 +455,7 @@ def test_a_scale_that_would_not_be_right_is_refused():
     with pytest.raises(ValueError, match="train.scale_loss stands around the optimizer of a loss"):
         train.make_step(PLAIN, loss, inside)(train.create(PLAIN, inside, KEY, X), BATCH)
     several = {"dense_0/**": train.scale_loss(optax.sgd(0.1)), "**": optax.sgd(0.1)}
-    with pytest.raises(ValueError, match="with several optimizers give each its own loss"):
+    with pytest.raises(ValueError, match="several optimizers under one loss are one, optax.partition, in it"):
         train.make_step(PLAIN, loss, several)(train.create(PLAIN, several, KEY, X), BATCH)
     for arguments in ({"scale": 0.0}, {"factor": 1.0}, {"growth_interval": 0}, {"scale": float("nan")}):
         with pytest.raises(ValueError, match="scale_loss takes a positive scale"):

@@ -96,6 +96,12 @@ def test_evaluation_averages_over_examples_and_not_over_batches():
     np.testing.assert_allclose(got["error"], ((y - Y) ** 2).mean(), rtol=1e-5)
     with pytest.raises(ValueError, match="no batches"):
         fn.train.evaluate(NET, measure, state, [])
+    with pytest.raises(ValueError, match="evaluate takes all examples, and these batches leave 8 of 32 out"):
+        fn.train.evaluate(NET, measure, state, fn.train.batches({"x": X, "y": Y}, 12, partial="drop"))
+    with jax.enable_x64(True):
+        plain = fn.train.create(fn.Dense(1), optax.sgd(0.1), KEY, X)
+        exact = fn.train.evaluate(fn.Dense(1), lambda model, x: {"x": x}, plain, [np.array([1 + 1e-12])])
+    assert exact == {"x": 1 + 1e-12}
     with pytest.raises(TypeError, match="one number an example"):
         fn.train.evaluate(NET, lambda model, batch: {"mean": model(batch["x"]).mean()}, state, data)
 
@@ -202,3 +208,29 @@ def test_a_frozen_array_of_whole_numbers_may_be_a_parameter():
     assert state.params["quantised_0"]["q"].tolist() == [3] * 5
     with pytest.raises(TypeError, match="q is int8"):
         fn.train.create(Quantised(), optax.sgd(0.1), KEY, X)
+
+
+def test_what_is_printed_are_sizes():
+    state = fn.train.create(NET, optax.sgd(0.1), KEY, X)
+    sizes = f"params=<{len(jax.tree.leaves(state.params))} arrays, {fn.params.count(state.params)} numbers>"
+    assert repr(state).startswith(
+        f"TrainState(step=0, {sizes}, state=<2 arrays, 16 numbers>, opt_state=<no arrays>, key="
+    )
+    assert "step=int32[]" in repr(jax.eval_shape(lambda: state))
+    assert repr(fn.train.make_step(NET, lambda model, x: model(x).sum(), optax.sgd(0.1))) == "Step(steps_per_call=1)"
+
+
+@pytest.mark.parametrize("options", [{}, {"accumulate": 2}, {"steps_per_call": 2}])
+def test_metrics_keep_their_order(options):
+    def measured(model, batch):
+        y = model(batch)
+        return y.sum(), {"z": y.max(), "a": y.min()}
+
+    state = fn.train.create(fn.Dense(1), optax.sgd(0.1), KEY, X)
+    step = fn.train.make_step(fn.Dense(1), measured, optax.sgd(0.1), **options)
+    _, metrics = step(state, X.reshape(2, 16, 5) if "steps_per_call" in options else X)
+    assert type(metrics) is dict
+    assert list(metrics) == ["loss", "z", "a"]
+    state = fn.train.create(fn.Dense(1), optax.sgd(0.1), KEY, X)
+    found = fn.train.evaluate(fn.Dense(1), lambda model, x: {"z": x[:, 0], "a": x[:, 1]}, state, [X])
+    assert list(found) == ["z", "a"]

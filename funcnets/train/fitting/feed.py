@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcnets.checkpoint.describing import is_iterator
-from funcnets.checkpoint.finding import warn
+from funcnets.notices import warn
 from funcnets.shapes import Tree, is_array, show
 from funcnets.train.data import Batches
 

@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from funcnets.checkpoint.writing import first_process
+from funcnets.notices import first_process
 
 Callback = Callable[[int, Mapping[str, float], Any], Any]
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funcnets.checkpoint.finding import warn
+from funcnets.notices import warn
 from funcnets.shapes import is_array, show
 from funcnets.train.fitting.history import Series
 

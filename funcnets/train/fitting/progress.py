@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any, Self
 
-from funcnets.checkpoint.writing import first_process
+from funcnets.notices import first_process
 from funcnets.train.fitting.interruption import in_ipython
 
 

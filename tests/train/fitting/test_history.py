@@ -37,7 +37,7 @@ def test_what_was_not_measured_at_a_step_is_nan():
     np.testing.assert_array_equal(series["b"], [np.nan, np.nan, 3])
 
 
-@pytest.mark.parametrize("given", [{}, {"best": "loss", "evaluate": evaluate}, {"best": ("mean", "max")}], ids=str)
+@pytest.mark.parametrize("given", [{}, {"best": "loss", "evaluate": evaluate}, {"best": ("mean", "max")}])
 def test_a_history_goes_through_its_state(given):
     history = history_of(**given)
     other = fn.train.History()

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from funcnets.checkpoint import Checkpoints
-from funcnets.checkpoint.finding import warn
+from funcnets.notices import warn
 from funcnets.shapes import near
 from funcnets.train.arguments import kind
 from funcnets.train.data import whole

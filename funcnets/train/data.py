@@ -141,7 +141,7 @@ class Batches:
 
 
 class Stream(Iterator[Tree]):
-    """The batches of all steps from one on. What `Batches.stream` gives."""
+    """The batches of all steps from one on, without end; its length is an epoch's. What `Batches.stream` gives."""
 
     def __init__(self, data: Batches, start: SupportsIndex) -> None:
         self._data = data
@@ -151,6 +151,10 @@ class Stream(Iterator[Tree]):
         batch = self._data[self._step]
         self._step += 1
         return batch
+
+    def __len__(self) -> int:
+        """Steps in an epoch."""
+        return len(self._data)
 
     def get_state(self) -> dict[str, int]:
         """The number of the step whose batch is next: all that it takes to go on from here."""

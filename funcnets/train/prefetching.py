@@ -105,6 +105,18 @@ class ResumablePrefetch(Prefetch):
         self._state = copy.deepcopy(state)
 
 
+class SizedPrefetch(ResumablePrefetch):
+    """One of a source that says how many steps are in an epoch."""
+
+    def __init__(self, source: Any, size: int, sharding: Any) -> None:
+        super().__init__(source, size, sharding)
+        self._length = len(source)
+
+    def __len__(self) -> int:
+        """Steps in an epoch."""
+        return self._length
+
+
 class _Reader:
     """A thread that reads ahead, as far as there is room, up to the source's end or first error."""
 
@@ -168,9 +180,13 @@ def prefetch(iterator: Iterable[Tree], size: int = 2, sharding: Any = None) -> P
     each time, for one that it fills again may be what the device reads from.
 
     Where the source has `get_state` and `set_state`, as `data.stream()` and Grain's iterators do, the result has them
-    too, and is a leaf of a checkpoint: they are of the batch handed out last, and not of what was read ahead. With a
-    Grain pipeline `grain.experimental.device_put(dataset, device)` does as much, and reads with several threads or
-    processes; this one takes any iterator.
+    too, and is a leaf of a checkpoint: they are of the batch handed out last, and not of what was read ahead. If such a
+    source has a length, the steps in an epoch, so has the result. With a Grain pipeline
+    `grain.experimental.device_put(dataset, device)` does as much, and reads with several threads or processes; this one
+    takes any iterator.
+
+    A step with `steps_per_call=2` that is called by hand takes batches of two steps, as in the last example. `fit`
+    takes those of single steps, whatever its step takes, and stacks them itself.
 
     Args:
       iterator: Batches, pytrees of NumPy arrays: `data.stream(i)`, a generator, an iterator of Grain.
@@ -187,7 +203,7 @@ def prefetch(iterator: Iterable[Tree], size: int = 2, sharding: Any = None) -> P
       ...     batch = next(ahead)
       >>> bool((batch["x"] == data[5]["x"]).all()), ahead.get_state()
       (True, {'step': 6})
-      >>> chunks = fn.train.prefetch(data[i : i + 2] for i in range(0, 8, 2))  # for steps_per_call=2
+      >>> chunks = fn.train.prefetch(data[i : i + 2] for i in range(0, 8, 2))  # for a loop by hand
       >>> next(chunks)["x"].shape
       (2, 2)
     """
@@ -199,4 +215,6 @@ def prefetch(iterator: Iterable[Tree], size: int = 2, sharding: Any = None) -> P
         )
     source = iter(iterator)
     resumable = callable(getattr(source, "get_state", None)) and callable(getattr(source, "set_state", None))
-    return (ResumablePrefetch if resumable else Prefetch)(source, size, sharding)
+    if not resumable:
+        return Prefetch(source, size, sharding)
+    return (SizedPrefetch if hasattr(source, "__len__") else ResumablePrefetch)(source, size, sharding)

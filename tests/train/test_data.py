@@ -205,6 +205,7 @@ def test_a_stream_goes_on_from_its_state():
     stream = data.stream(np.int64(3))
     assert stream.get_state() == {"step": 3}
     assert iter(stream) is stream
+    assert len(stream) == len(data) == 2  # an epoch's
     for step in range(3, 8):
         np.testing.assert_array_equal(next(stream), data[step])
     state = stream.get_state()

@@ -197,6 +197,13 @@ def test_a_state_that_its_source_changes_in_place_is_kept():
         assert saved == {"n": [1]}
 
 
+def test_it_has_its_sources_length_if_that_has_one():
+    assert len(fn.train.prefetch(fn.train.batches(ROWS, 4).stream())) == len(ROWS) // 4
+    assert not hasattr(fn.train.prefetch(count(3)), "__len__")
+    for name, make in grain_pipelines().items():
+        assert not hasattr(fn.train.prefetch(make()), "__len__"), name
+
+
 def test_without_a_source_with_a_state_there_is_none():
     ahead = fn.train.prefetch(count(3))
     assert not hasattr(ahead, "get_state")

@@ -47,7 +47,7 @@ def _panel(axes: Axes, history: History, name: str) -> None:
     shown: list[Floats] = []
     if name in history.training:
         shown.append(_curve(axes, history.training.steps, history.training[name]))
-    if _is_evaluated(history, name):
+    if name in history._evaluated:
         steps, values = history.steps, history[name]
         shown.append(values)
         marker: dict[str, Any] = {"marker": "o", "markersize": 4} if steps.size <= 40 else {}
@@ -63,11 +63,6 @@ def _panel(axes: Axes, history: History, name: str) -> None:
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize="small")
-
-
-def _is_evaluated(history: History, name: str) -> bool:
-    """Whether a number of the reports is evaluation's; others are means, which the training curve shows already."""
-    return name in history and (name not in history.training or f"train/{name}" in history)
 
 
 def _curve(axes: Axes, steps: Any, values: Floats) -> Floats:

@@ -23,6 +23,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Generic
 
+import jax
+
 from funcnets.checkpoint import Checkpoints
 from funcnets.layer import Layer
 from funcnets.shapes import show
@@ -46,7 +48,8 @@ class Run(Generic[S]):
       best: The state of the best report, on the device like any; None without `best=`, and before there is one.
       history: What was measured.
       stopped: Why it ended: "finished", all steps are done; "patience"; "callback", one said so; "exhausted", the data
-        ended; "interrupted", by a signal that did not end the program, as Ctrl-C in an interactive session.
+        ended; "interrupted", by a signal that did not end the program, as Ctrl-C in an interactive session; "raised",
+        by an exception whose `run` this is.
     """
 
     state: S
@@ -79,28 +82,34 @@ def fit(
     A report holds the means of the steps' metrics since the last one, and the numbers of `evaluate`; where both have
     a name, it is evaluation's, and the training metric is called "train/loss".
 
-    Ctrl-C and SIGTERM let the step under way end, and the run is saved. Then a script ends, by KeyboardInterrupt or
-    SystemExit(143); in an interactive session Ctrl-C gives the run so far, whose `state` may be trained on. The second
-    signal has its effect at once.
+    Ctrl-C and SIGTERM let the step under way end, and the run is saved; an evaluation is broken off, and so is waiting
+    for a batch (which ends a generator). Then a script ends, by KeyboardInterrupt or SystemExit(143); in an interactive
+    session Ctrl-C gives the run so far, whose `state` may be trained on. The second signal has its effect at once.
 
     Args:
       step: `step(state, batch)` → (state, dict of metrics), as `train.make_step` gives it, or any function whose state
         has the number of its steps, `state.step` or `state["step"]`. One with `steps_per_call` gets the batches of so
         many steps; those that are left before a report are taken by `step.single`.
       state: Where to begin. The step consumes it, as it does each state; a callback that keeps one copies it.
-      data: `train.batches`, or else what has a batch for each step, `data[step]`; a list of batches, again and again;
-        an iterator of batches, one a step, whose place is saved with the run if it has `get_state` and `set_state`
-        (`data.stream()`, `train.prefetch`, Grain's); or None.
+      data: `train.batches`, or else what has a batch for each step, `data[step]`; with a length, as a list, those of an
+        epoch, again and again. An iterator of batches, whose place is saved with the run if it has `get_state` and
+        `set_state` (`data.stream()`, `train.prefetch`, Grain's); with another, as a generator, a run cannot be gone on
+        with. What gives an iterator each epoch, as a DataLoader: it can from an epoch's end, if it has a length. Or
+        None. A batch is always of one step: those of a call of several are stacked here. For several devices,
+        `train.prefetch(data.stream(), sharding=...)`.
       epochs: How many, in all: those of runs that this one resumes count.
       steps: How many, in all, in the place of `epochs`.
       every: Steps between reports; None is an epoch. There is one at the end too.
       evaluate: `evaluate(state)` → a dict of numbers, at each report.
-      best: The number in a report that says which is best: "loss" (less is better), or ("accuracy", "max").
+      best: The number in a report that says which is best: "loss" (less is better), or ("accuracy", "max"). Where it
+        was not asked for from the beginning, it is the best of the reports since.
       patience: How many reports in a row may be no better than the best before the run ends.
       checkpoints: Where the run is saved: at reports (at the first after each multiple of its own `every`), at the end
-        and when interrupted. From its newest step the run goes on.
+        and when it is broken off. From its newest step the run goes on, with the step function, `best` and data
+        that it had; a warning says where `train.batches` are others.
       callbacks: Functions `callback(step, metrics, state)`, called with each report; one that returns something true
-        ends the run. `train.json_lines` and `train.tensorboard` are such.
+        ends the run. `train.json_lines` and `train.tensorboard` are such. A run that goes on from a report calls them
+        with that one again, so that logs drop what they have of later steps, and what ended the run ends it again.
       progress: Whether a bar is shown; None shows it in terminals and notebooks.
       profile: A directory and a range of steps, counted from 0 as batches are, which JAX's profiler traces:
         ("runs/a/profile", range(10, 13)).
@@ -112,7 +121,10 @@ def fit(
       TypeError: An argument is none of these; metrics that are no numbers.
       ValueError: Both or neither of `epochs` and `steps`; data without a length where one is needed; `best` that is in
         no report; a saved run that cannot be gone on with.
-      Exception: Of a step, `evaluate` and callbacks, with a note that names the step.
+      Exception: Of a step, the data, `evaluate` and callbacks, with a note that names the step. What there is of the
+        run is saved first, and is the exception's attribute `run`: `except Exception as error: state = error.run.state`
+        (it has none if the step that failed had consumed the state). If it came in a report, that is made again when
+        the run goes on.
 
     Example:
       >>> net, optimizer = fn.Dense(1), optax.sgd(0.1)
@@ -132,11 +144,23 @@ def fit(
     profiler, interruption, history = Profiler(profile, pace.total), Interruption(), History(criterion)
     loop = Loop(step, evaluate, checkpoints, callbacks, feed, pace, patience, interruption, history, state)
     loop.resume()
-    _check_calls(step, pace, loop.done)
+    _check_calls(step, pace, feed, loop.done)
     bar = Bar(progress, pace.total, loop.done)
-    with interruption, checkpoints or contextlib.nullcontext(), profiler, bar:
-        stopped = loop.run(profiler, bar)
+    try:
+        with interruption, checkpoints or contextlib.nullcontext(), profiler, bar:
+            stopped = loop.run(profiler, bar)
+    except BaseException as error:
+        _hand_over(error, loop)
+        raise
+    feed.put_back()
     return Run(loop.state, loop.best, loop.history, stopped)
+
+
+def _hand_over(error: BaseException, loop: Loop[Any]) -> None:
+    """Gives an exception that ends a run what there is of it, but for a state that a step has consumed."""
+    if not any(isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in jax.tree.leaves(loop.state)):
+        error.run = Run(loop.state, loop.best, loop.history, "raised")  # pyright: ignore[reportAttributeAccessIssue]
+        error.add_note(f"the run as it was after {loop.done} steps is this exception's attribute `run`")
 
 
 def _criterion(best: str | Criterion | None, patience: int | None) -> Criterion | None:
@@ -163,8 +187,14 @@ def _check(step: Any, evaluate: Any, checkpoints: Any, callbacks: Any) -> None:
         raise TypeError(f"fit takes callbacks= a list of functions (step, metrics, state), got {show(callbacks)}")
 
 
-def _check_calls(step: Any, pace: Pace, done: int) -> None:
-    """Raises where a call would have to take fewer steps than the step function takes."""
+def _check_calls(step: Any, pace: Pace, feed: Feed, done: int) -> None:
+    """Raises where a call would have to take fewer steps than the step function takes, or a batch that is not full."""
+    for short in feed.short(range(done, pace.total)):
+        if pace.stacks(short):
+            raise ValueError(
+                f"a call of {pace.per_call} steps takes full batches, and data[{short}], its epoch's last, is not: "
+                "give train.batches partial='drop', or make_step steps_per_call=1"
+            )
     if pace.per_call > 1 and not hasattr(step, "single"):
         counts = {"every": pace.every, "steps in all": pace.total, "steps done": done}
         if odd := {name: count for name, count in counts.items() if count % pace.per_call}:

@@ -102,6 +102,8 @@ class History(Series):
         super().__init__()
         self.training = Series()
         self.criterion = criterion
+        self._judged_from = 0  # how many reports there were before the best was asked for
+        self._evaluated: list[str] = []  # the names whose numbers are evaluation's, not means of the steps'
 
     @property
     def best_step(self) -> int | None:
@@ -136,21 +138,30 @@ class History(Series):
         for i, series in enumerate((self, self.training)):
             columns = [np.array(column) for column in series._columns.values()]
             parts |= {f"steps{i}": series.steps, f"values{i}": np.stack(columns) if columns else np.zeros((0, 0))}
-        head = {"names": [list(self), list(self.training)], "criterion": self.criterion}
+        head = {
+            "names": [list(self), list(self.training)],
+            "evaluated": self._evaluated,
+            "criterion": self.criterion,
+            "judged_from": self._judged_from,
+        }
         file = io.BytesIO()
         np.savez(file, head=np.frombuffer(json.dumps(head).encode(), np.uint8), **parts)
         return file.getvalue()
 
     def set_state(self, state: bytes) -> None:
-        """Takes what `get_state` gave.
+        """Takes what `get_state` gave. Where nothing was judged there, this judges what comes from now on.
 
         Raises:
           ValueError: The best was judged by something else there.
         """
         with np.load(io.BytesIO(state), allow_pickle=False) as parts:
             head = json.loads(parts["head"].tobytes())
-            criterion = head["criterion"] and tuple(head["criterion"])
-            if self.criterion not in (None, criterion):
+            criterion, reports = head["criterion"] and tuple(head["criterion"]), parts["steps0"].size
+            if self.criterion is None or self.criterion == criterion:
+                self.criterion, self._judged_from = criterion, head["judged_from"]
+            elif criterion is None or not reports:
+                self._judged_from = reports
+            else:
                 raise ValueError(
                     f"this run goes by best={criterion}, got best={self.criterion}: go on with that, or give another "
                     "run a directory of its own"
@@ -159,18 +170,42 @@ class History(Series):
                 series._steps = array("q", parts[f"steps{i}"].tolist())
                 columns = (array("d", column.tolist()) for column in parts[f"values{i}"])
                 series._columns = dict(zip(names, columns, strict=True))
-        self.criterion = criterion
+        self._evaluated = head["evaluated"]
+
+    def _report(self, step: int, report: Mapping[str, float], evaluated: Sequence[str]) -> None:
+        """Takes a report, some numbers of which are evaluation's."""
+        self._extend([step], {name: [value] for name, value in report.items()})
+        self._evaluated += [name for name in evaluated if name not in self._evaluated]
+
+    def _check_sources(self, report: Mapping[str, float], evaluated: Sequence[str]) -> None:
+        """Raises where a name of a report stands for something else than in those before."""
+        for name in report:
+            if name in self and (name in evaluated) != (name in self._evaluated):
+                was, now = ("evaluation's", "a mean over steps")[:: 1 if name in self._evaluated else -1]
+                raise ValueError(
+                    f"{name!r} is {was} in the reports up to step {self._steps[-1]}, and would be {now} from now on: "
+                    "give fit the evaluate= that it had, or one that uses other names, or give another run a directory "
+                    "of its own"
+                )
 
     def _best_row(self) -> int | None:
         if self.criterion is None:
             return None
         name, mode = self.criterion
-        values = np.array(self._columns.get(name, ())) * (1 if mode == "min" else -1)
-        return None if np.isnan(values).all() else int(np.nanargmin(values))
+        values = np.array(self._columns.get(name, ())[self._judged_from :]) * (1 if mode == "min" else -1)
+        return None if np.isnan(values).all() else self._judged_from + int(np.nanargmin(values))
+
+    def _improves(self, report: Mapping[str, float]) -> bool:
+        """Whether a report would be the best."""
+        if self.criterion is None:
+            return False
+        name, mode = self.criterion
+        value, best = report[name], self.best_value
+        return not np.isnan(value) and (best is None or (value < best if mode == "min" else value > best))
 
     def _reports_since_best(self) -> int:
         best = self._best_row()
-        return len(self._steps) - (0 if best is None else best + 1)
+        return len(self._steps) - (self._judged_from if best is None else best + 1)
 
     def _reported(self) -> int | None:
         """The step up to which all is in reports; None if nothing was measured."""

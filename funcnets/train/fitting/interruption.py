@@ -10,6 +10,7 @@ import contextlib
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Generator
 from types import FrameType
 from typing import Any, Self
@@ -26,6 +27,7 @@ class BrokenOff(BaseException):
 class Interruption:
     """Within its `with`, the first signal is noted down and a second has its effect at once. At its end what was set to
     handle them before is put back, and the one that was noted has its effect, but for Ctrl-C in an interactive session.
+    An exception that ends it is then the context of what the signal raises, and is printed with it.
 
     Signals reach the main thread only: in others nothing is changed. One that the program ignores stays ignored; and
     where JAX runs in several processes, which could not stop at one step each by itself, all are left alone.
@@ -46,18 +48,26 @@ class Interruption:
                     self._previous[number] = signal.signal(number, self._handle)
         return self
 
-    def __exit__(self, kind: object, *exception: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, *trace: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         is_done = self.asked == signal.SIGINT and is_interactive()  # who asked gets the run
-        if self.asked is not None and kind is None and not is_done:
+        if self.asked is None or is_done or (error is not None and not isinstance(error, Exception)):
+            return
+        try:
             self._pass_on(self.asked, None)
+        except SystemExit:  # of which, and so of its context, nothing is shown
+            if error is not None:
+                traceback.print_exception(error)
+            raise
 
     @contextlib.contextmanager
     def breaking_off(self) -> Generator[None]:
-        """What may be left halfway: in it the first signal raises `BrokenOff`."""
+        """What may be left halfway: in it the first signal raises `BrokenOff`, and so does one that came before."""
         self._at_once = True
         try:
+            if self.asked is not None:
+                raise BrokenOff
             yield
         finally:
             self._at_once = False

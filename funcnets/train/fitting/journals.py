@@ -25,6 +25,9 @@ def json_lines(path: str | os.PathLike[str]) -> Callback:
 
     Numbers that are not finite are null, which `pandas.read_json(path, lines=True)` takes for NaN.
 
+    The first report drops the lines of its step and of later ones, and keeps those of earlier ones: they are taken for
+    the same run's, before it was broken off. A new run takes a new file.
+
     Args:
       path: The file, made with its directory when first written to.
 
@@ -80,6 +83,8 @@ def _drop_lines(file: pathlib.Path, first: int) -> None:
 
 def tensorboard(directory: str | os.PathLike[str]) -> Callback:
     """A callback of `fit` that writes each report as scalars for TensorBoard, `tensorboard --logdir directory`.
+
+    The first report supersedes what there is of its step and later ones, as with `json_lines`.
 
     Args:
       directory: Where the event files are, one for each process that wrote; made when first written to.

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from funcnets.checkpoint import Checkpoints
+from funcnets.notices import warn
 from funcnets.shapes import near
 from funcnets.train.arguments import kind
 from funcnets.train.data import whole
@@ -23,9 +24,10 @@ from funcnets.train.fitting.pace import Pace
 from funcnets.train.fitting.pending import Pending, number, same_names
 from funcnets.train.fitting.profiling import Profiler
 from funcnets.train.fitting.progress import Bar
+from funcnets.train.fitting.resuming import has_best
 
 S = TypeVar("S")
-Stopped = Literal["finished", "patience", "callback", "exhausted", "interrupted"]
+Stopped = Literal["finished", "patience", "callback", "exhausted", "interrupted", "raised"]
 StepFunction = Callable[[S, Any], tuple[S, Mapping[str, Any]]]
 Evaluate = Callable[[S], Mapping[str, Any]]
 
@@ -47,7 +49,7 @@ class Loop(Generic[S]):
     best: S | None = None
 
     def __post_init__(self) -> None:
-        self.done = self._reported = _steps_of(self.state)
+        self.done = self._begun = self._reported = _steps_of(self.state)
         self._saved = -1
         self._names: list[str] | None = None
         self._pending = Pending(self.history.training)
@@ -55,26 +57,43 @@ class Loop(Generic[S]):
     # What is saved, and gone on from
 
     def _tree(self) -> dict[str, Any]:
-        tree: dict[str, Any] = {"state": self.state, "history": self.history}
+        tree: dict[str, Any] = {"state": self.state, "history": self.history, "data": self.feed}
         if self.history.criterion is not None:
             tree["best"] = self.state if self.best is None else self.best
-        if self.feed.position is not None:
-            tree["data"] = self.feed.position
         return tree
 
     def resume(self) -> None:
         """Takes over the newest step that was saved, if there is one."""
         if self.checkpoints is None or not self.checkpoints.steps():
             return
-        tree = self.checkpoints.resume(self._tree())
+        directory, tree = self.checkpoints.directory, self._tree()
+        if not has_best(self.checkpoints, self.history.criterion):
+            tree.pop("best", None)
+        try:
+            tree = self.checkpoints.resume(tree)
+        except ValueError as error:
+            error.add_note(
+                f"fit goes on from what is in {directory}: give it the net, optimizer, data and best= that this run "
+                "had, or checkpoints in another directory; state, report = checkpoints.restore(state, under='state', "
+                "strict=False) takes over what fits into a new run's state"
+            )
+            raise
         self.state, self.done = tree["state"], _steps_of(tree["state"])
         self.best = tree["best"] if self.history.best_step is not None else None
         reported = self.history._reported()
         self._saved, self._reported = self.done, self.done if reported is None else reported
-        if 0 < self.done < self.pace.total and not self.feed.resumable:
+        if not 0 < self.done < self.pace.total:
+            return
+        if not self.feed.can_go_on_from(self.done):
             raise ValueError(
-                f"fit goes on from step {self.done} in {self.checkpoints.directory}, and this data cannot be brought "
-                "to where it was: give train.batches, its stream(), or an iterator with get_state and set_state"
+                f"fit goes on from step {self.done} in {directory}, and this data cannot be brought "
+                "to where it was: give train.batches, its stream(), or an iterator with get_state and set_state; what "
+                "has a length and gives a new iterator each epoch goes on from an epoch's end (delete later steps)"
+            )
+        if self.feed.changed:
+            warn(
+                f"the data is not that of the run in {directory}, which goes on with it from step {self.done}: "
+                + ", ".join(self.feed.changed)
             )
 
     def _save(self, *, force: bool) -> None:
@@ -98,14 +117,28 @@ class Loop(Generic[S]):
             stopped = self._train(profiler, bar)
         except BrokenOff:
             stopped = "interrupted"
+        except Exception as error:
+            self._rescue(bar, error)
+            raise
         self._settle(bar)
         self._save(force=True)
         return stopped
 
+    def _rescue(self, bar: Bar, error: Exception) -> None:
+        """Saves what there is before an exception ends the run. A report that it came in is made when that goes on."""
+        if self.checkpoints is None or self.done == self._begun or jax.process_count() > 1:
+            return  # of several processes the others may not come to save
+        try:
+            self._settle(bar)
+            self._save(force=True)
+        except Exception as another:
+            error.add_note(f"and step {self.done} could not be saved: {another}")
+
     def _train(self, profiler: Profiler, bar: Bar) -> Stopped:
         stopped = self._ends()
         if stopped is None and self._reported == self.done and self.history.steps.size:
-            stopped = self._tell()  # what has ended a run ends it again, and logs are told twice what they drop
+            # what has ended a run ends it again, and logs are told twice what they drop
+            stopped = self._tell(self.history._last())
         while stopped is None:
             if self.interruption.asked is not None:
                 stopped = "interrupted"
@@ -122,7 +155,8 @@ class Loop(Generic[S]):
         step: Any = self.step if count == self.pace.per_call else getattr(self.step, "single", None)
         with _noting(f"in step {self.done + 1}"):
             try:
-                batch = self.feed.take(self.done, count)
+                with self.interruption.breaking_off():
+                    batch = self.feed.take(self.done, count)
             except StopIteration:
                 return False
             with profiler.around(steps, self.state):
@@ -131,6 +165,7 @@ class Loop(Generic[S]):
                 raise TypeError(f"a step returns (state, metrics), got {kind(result)}: write return state, metrics")
             self.state, metrics = result
             self.done += count
+            self.feed.used()
             self._pending.add(range(steps.start + 1, steps.stop + 1), metrics)
         profiler.after(self.done, self.state)
         self._show(bar, self._pending.settle(now=False))
@@ -156,24 +191,30 @@ class Loop(Generic[S]):
     # Reports
 
     def _report(self, bar: Bar) -> Stopped | None:
-        """Reports on the steps since the last report, and saves; says why the run is to end."""
+        """Reports on the steps since the last report, and saves; says why the run is to end.
+
+        What may raise comes first: a report is in the history when all have been told of it, or it is made again.
+        """
         self._settle(bar)
         report = self.history.training._means_after(self._reported)
         if self.evaluate is not None:
             with _noting(f"in evaluate, after step {self.done}"):
                 report = self._with_evaluation(report, self.evaluate)
-        criterion = self.history.criterion
-        if criterion is not None and criterion[0] not in report:
-            raise ValueError(
-                f"best= names a number of the reports, got {criterion[0]!r}{near(criterion[0], report)}; there are "
-                f"{list(report)}"
-            )
-        self.history._extend([self.done], {name: [value] for name, value in report.items()})
-        self._reported = self.done
-        if self.history.best_step == self.done:
-            self.best = _copied(self.state)
+        evaluated = [name for name in report if name in (self._names or ())]
+        self.history._check_sources(report, evaluated)
+        for best in (self.history.criterion, self.checkpoints and self.checkpoints.best):
+            if best is not None and best[0] not in report:
+                raise ValueError(
+                    f"best= names a number of the reports, got {best[0]!r}{near(best[0], report)}; there are "
+                    f"{list(report)}"
+                )
+        report = dict.fromkeys(self.history, math.nan) | report
         bar.update(0, report)
-        told = self._tell()
+        told = self._tell(report)
+        if self.history._improves(report):
+            self.best = _copied(self.state)
+        self.history._report(self.done, report, evaluated)
+        self._reported = self.done
         self._save(force=False)
         return self._ends() or told
 
@@ -188,12 +229,12 @@ class Loop(Generic[S]):
             raise ValueError(f"evaluate and a step measure {list(found)} and {list(report)}: give them other names")
         return trained | {name: number("what evaluate returns", name, value) for name, value in found.items()}
 
-    def _tell(self) -> Stopped | None:
-        """Calls the callbacks with the last report."""
+    def _tell(self, report: dict[str, float]) -> Stopped | None:
+        """Calls the callbacks with a report."""
         stops: list[Any] = []
         for callback in self.callbacks:
             with _noting(f"in a callback, after step {self.done}"):
-                stops.append(callback(self.done, self.history._last(), self.state))
+                stops.append(callback(self.done, dict(report), self.state))
         return "callback" if any(stops) else None
 
     def _ends(self) -> Stopped | None:

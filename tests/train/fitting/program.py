@@ -10,21 +10,20 @@ import sys
 import quick
 
 import funcnets as fn
+from funcnets.train.data import Batches
 
 
-class Faulty:
+class Faulty(Batches):
     """The data, which sends the signal."""
 
     def __init__(self, step, number):
-        self.data, self.step, self.number = quick.data(), step, number
-
-    def __len__(self):
-        return len(self.data)
+        super().__init__(quick.ROWS, 4, quick.KEY, "drop")
+        self.step, self.number = step, number
 
     def __getitem__(self, step):
         if step == self.step:
             os.kill(os.getpid(), self.number)
-        return self.data[step]
+        return super().__getitem__(step)
 
 
 def fit(directory, data=None, **given):
@@ -33,7 +32,8 @@ def fit(directory, data=None, **given):
     if given["checkpoints"] is not None:
         given["checkpoints"] = fn.Checkpoints(given["checkpoints"])
     callbacks = [fn.train.json_lines(directory / "log.jsonl"), *given.pop("callbacks", ())]
-    return fn.train.fit(quick.step, quick.start(), data or quick.data(), callbacks=callbacks, **given)
+    begin = given.pop("step", quick.step), given.pop("state", quick.start())
+    return fn.train.fit(*begin, data or quick.data(), callbacks=callbacks, **given)
 
 
 if __name__ == "__main__":

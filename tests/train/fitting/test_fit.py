@@ -174,7 +174,7 @@ class Later:
 
     def __array__(self, *_, **__):
         assert self.is_ready(), f"step {self.step} was waited for at step {self.device['at']}"
-        return np.float32(self.value)
+        return np.array(self.value, np.float32)
 
     def __index__(self):
         return int(self.__array__())
@@ -195,6 +195,17 @@ def test_no_step_waits_for_the_one_before(monkeypatch, slow):
     run = fn.train.fit(later, {"step": 0}, range(100), steps=8, every=8)
     assert run.history.training["loss"].tolist() == [0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4]
     assert moved == ([[1], [2], [3], [4], [5, 6, 7, 8], [8]] if slow else [[*range(1, 9)], [8]])
+
+
+def test_metrics_are_fetched_together_only_where_the_device_is_far(monkeypatch):
+    calls, fetch = [], jax.device_get
+    monkeypatch.setattr(jax, "device_get", lambda tree: calls.append(tree) or fetch(tree))
+    found = []
+    for backend in ("cpu", "gpu"):
+        monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
+        found.append(fn.train.fit(STEP, created(), batches(), epochs=1).history)
+        assert bool(calls) == (backend == "gpu")
+    same(dict(found[0].training), dict(found[1].training))
 
 
 # Reports
@@ -241,6 +252,34 @@ def test_the_best_is_where_the_state_is():
     run = fn.train.fit(fn.train.make_step(net, loss, optimizer), state, batches(), epochs=1, best="loss")
     assert all(leaf.sharding == sharding for leaf in jax.tree.leaves(run.best.params))
     same(run.best, run.state)
+
+
+def test_data_parallel():
+    """Over eight devices as on one, with batches put in pieces on each, and their epochs counted."""
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    whole, split = jax.NamedSharding(mesh, jax.P()), jax.NamedSharding(mesh, jax.P("data"))
+    net, optimizer = fn.Dense(1), optax.adam(1e-2)
+
+    def run(step, data, **given):
+        state = fn.train.create(net, optimizer, jax.random.key(0), X, **given)
+        return fn.train.fit(step, state, data, epochs=2, best="loss")
+
+    for k in (1, 2):
+        step = fn.train.make_step(net, loss, optimizer, steps_per_call=k)
+        seen = []
+
+        def looking(state, batch, step=step, seen=seen):
+            seen.append(batch["x"].sharding.shard_shape(batch["x"].shape))
+            return step(state, batch)
+
+        looking.steps_per_call, looking.single = k, step.single
+        sharded = run(looking, fn.train.prefetch(batches().stream(), sharding=split), sharding=whole)
+        assert set(seen) == {(1, 5) if k == 1 else (2, 1, 5)}
+        assert all(leaf.sharding == whole for leaf in jax.tree.leaves(sharded.state.params))
+        alone = run(step, batches())
+        assert sharded.history.steps.tolist() == alone.history.steps.tolist() == [4, 8]
+        for one, other in zip(jax.tree.leaves(sharded.state.params), jax.tree.leaves(alone.state.params), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
 # Ends
@@ -403,6 +442,33 @@ def test_calls_that_do_not_go_into_the_run():
     assert fn.train.fit(three, {"step": 0}, [np.ones((2, 2))], steps=6, every=3).state == {"step": 6}
     three.steps_per_call = 0
     raises(ValueError, "fit takes step.steps_per_call= of at least 1", three)
+
+
+def test_batches_that_are_not_full_and_calls_of_several_steps():
+    """fit knows before it begins whether a call would have to stack one: what runs by hand runs, and nothing else."""
+    calls = []
+
+    def several(state, batch):
+        calls.append(batch)
+        return {"step": state["step"] + k}, {}
+
+    several.single = lambda state, batch: ({"step": state["step"] + 1}, {})
+    short = fn.train.batches(np.arange(14.0), 4, partial="keep")  # the last of four has two
+    for k, every, steps, bad in (
+        (3, 15, 20, 3), (3, 4, 20, None), (2, 4, 20, 3), (2, 5, 20, 3), (2, 4, 3, None), (2, 7, 7, 3), (5, 5, 9, 3)
+    ):  # fmt: skip
+        several.steps_per_call = k
+        if bad is None:
+            assert fn.train.fit(several, {"step": 0}, short, steps=steps, every=every).stopped == "finished"
+            continue
+        calls.clear()
+        says = rf"a call of {k} steps takes full batches, and data\[{bad}\], its epoch's last, is not: give train"
+        raises(ValueError, says, several, {"step": 0}, short, steps=steps, every=every)
+        assert not calls
+    several.steps_per_call = k = 3
+    full = fn.train.batches(np.arange(16.0), 4, partial="keep")
+    assert fn.train.fit(several, {"step": 0}, full, steps=20, every=15).stopped == "finished"
+    assert fn.train.fit(several, {"step": 4}, short, steps=7, every=4).stopped == "finished"
 
 
 def test_a_state_that_was_consumed_is_said():

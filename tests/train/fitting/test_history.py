@@ -46,10 +46,16 @@ def test_a_history_goes_through_its_state(given):
     empty = fn.train.History(("loss", "min"))
     empty.set_state(fn.train.History(("loss", "min")).get_state())
     assert len(empty) == 0 and empty.steps.shape == (0,) and empty.best_step is None
-    with pytest.raises(
-        ValueError, match="this run goes by best=.*, got best=.'other', 'min'.: go on with that, or give"
-    ):
-        fn.train.History(("other", "min")).set_state(history.get_state())
+    other = fn.train.History(("other", "min"))
+    if given:
+        says = "this run goes by best=.*, got best=.'other', 'min'.: go on with that, or give"
+        with pytest.raises(ValueError, match=says):
+            other.set_state(history.get_state())
+    else:  # it judges what comes
+        other.set_state(history.get_state())
+        assert other.criterion == ("other", "min") and other.best_step is None
+        other._report(20, {"other": 1.0}, [])
+        assert (other.best_step, other.best_value, other._reports_since_best()) == (20, 1.0, 0)
 
 
 def test_a_history_is_read_from_a_checkpoint_alone(tmp_path):

@@ -40,10 +40,20 @@ def test_nothing_happens_where_nothing_comes():
     assert interruption.asked is None
 
 
-def test_what_is_raised_inside_is_not_replaced():
-    with pytest.raises(LookupError), Interruption():
+def test_a_signal_is_not_forgotten_over_an_exception(capsys):
+    with pytest.raises(SystemExit, match="143") as raised, Interruption():
         send(signal.SIGTERM)
-        raise LookupError
+        raise LookupError("mine")
+    assert isinstance(raised.value.__context__, LookupError)
+    assert "LookupError: mine" in capsys.readouterr().err
+    with pytest.raises(KeyboardInterrupt) as raised, Interruption():
+        send(signal.SIGINT)
+        raise LookupError("mine")
+    assert isinstance(raised.value.__context__, LookupError)
+    assert "mine" not in capsys.readouterr().err  # the interpreter shows both
+    with pytest.raises(SystemExit, match="3"), Interruption():
+        send(signal.SIGTERM)
+        raise SystemExit(3)
 
 
 def test_what_may_be_broken_off_is():
@@ -52,9 +62,14 @@ def test_what_may_be_broken_off_is():
         with pytest.raises(BrokenOff), interruption.breaking_off():
             send(signal.SIGTERM)
             reached.append("not this far")
-        with interruption.breaking_off():
-            reached.append("and once only")
-    assert reached == ["and once only"]
+        with pytest.raises(BrokenOff), interruption.breaking_off():
+            reached.append("nor what comes after")
+        reached.append("the rest")
+    assert reached == ["the rest"]
+    with pytest.raises(SystemExit), Interruption() as interruption:
+        send(signal.SIGTERM)  # just before
+        with pytest.raises(BrokenOff), interruption.breaking_off():
+            raise AssertionError("not this far")
 
 
 def test_what_is_ignored_stays_ignored_and_handlers_are_called():

@@ -11,23 +11,10 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_debug_key_reuse", True)
 
-# Most of the suite's time is the compiler's, which would optimise thousands of programs that run once.
-jax.config.update("jax_disable_most_optimizations", True)
-
 # The suite compiles many small programs, the same in every run: with a cache a second run is far quicker.
 _CACHE = os.environ.get("FUNCNETS_TEST_CACHE") or os.path.join(tempfile.gettempdir(), "funcnets-test-cache")
 jax.config.update("jax_compilation_cache_dir", _CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-
-
-@pytest.fixture(scope="module")
-def optimised():
-    """What is compiled as users have it: two programs of the same sums may else differ in their last bit."""
-    jax.config.update("jax_disable_most_optimizations", False)
-    jax.clear_caches()
-    yield
-    jax.config.update("jax_disable_most_optimizations", True)
-    jax.clear_caches()
 
 
 @pytest.fixture

@@ -49,8 +49,6 @@ from funcnets.random import (
 
 FLOAT32 = np.dtype("float32")
 
-pytestmark = pytest.mark.usefixtures("optimised")
-
 
 def words(key):
     return np.asarray(jax.random.key_data(key)).tolist()

@@ -48,7 +48,7 @@ jax.monitoring.register_event_duration_secs_listener(
 def defines_a_function(source):
     """Whether a cell makes a function, which is compiled anew: one of its own, a transformed one, an optimiser."""
     kinds = ast.FunctionDef | ast.Lambda | ast.ClassDef
-    makers = ("jit", "grad", "value_and_grad", "vmap", "make_step", "evaluate", "check")
+    makers = ("jit", "grad", "value_and_grad", "vmap", "make_step", "evaluate", "check", "capture")
     code = "".join(line for line in source.splitlines(keepends=True) if not line.startswith(("%", "!")))
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, kinds):

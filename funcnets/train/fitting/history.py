@@ -59,7 +59,7 @@ class Series(Mapping[str, Floats]):
     __hash__ = object.__hash__  # pyright: ignore[reportAssignmentType]
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({len(self._steps)} steps of {', '.join(self) or 'nothing'})"
+        return f"{type(self).__name__}({len(self._steps)} × {', '.join(self) or 'nothing'})"
 
     def _extend(self, steps: Sequence[int], columns: Mapping[str, Sequence[float]]) -> None:
         for name in columns:

@@ -480,4 +480,4 @@ def test_a_state_that_was_consumed_is_said():
 
 def test_a_run_prints_short():
     run = fn.train.fit(step, start(), data(), steps=5)
-    assert repr(run) == "Run(stopped='finished', history=History(1 steps of loss, mean))"
+    assert repr(run) == "Run(stopped='finished', history=History(1 × loss, mean))"

@@ -21,8 +21,8 @@ def test_series_are_mappings_of_arrays():
     assert {name: len(values) for name, values in history.items()} == dict.fromkeys(history, 3)
     assert {name: len(values) for name, values in history.training.items()} == {"loss": 15, "mean": 15}
     assert history == history and history != history_of(evaluate=evaluate) and len({history, history}) == 1
-    assert repr(history.training) == "Series(15 steps of loss, mean)"
-    assert repr(Series()) == "Series(0 steps of nothing)"
+    assert repr(history.training) == "Series(15 × loss, mean)"
+    assert repr(Series()) == "Series(0 × nothing)"
     history["seen"][:] = 0  # a copy
     assert history["seen"].any()
     with pytest.raises(KeyError, match=r"'sen' was not measured \(did you mean 'seen'\?\); there are \['train/loss'"):

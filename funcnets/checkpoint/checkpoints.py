@@ -54,7 +54,7 @@ from funcnets.checkpoint import leaving
 from funcnets.checkpoint.describing import Describing, array_shape, with_states
 from funcnets.checkpoint.finding import Finding
 from funcnets.checkpoint.fitting import Report
-from funcnets.checkpoint.keeping import Keeping
+from funcnets.checkpoint.keeping import Criterion, Keeping, criterion
 from funcnets.checkpoint.nets import built, config_of
 from funcnets.checkpoint.reading import FORMAT, Stored
 from funcnets.checkpoint.restoring import Restoring
@@ -109,16 +109,14 @@ class Checkpoints:
         directory: str | os.PathLike[str],
         keep: int | None = 3,
         every: int = 1,
-        best: str | tuple[str, Literal["min", "max"]] | None = None,
+        best: str | Criterion | None = None,
         *,
         net: Layer | None = None,
         verify: bool = True,
     ) -> None:
         if (keep is not None and keep < 1) or every < 1:
             raise ValueError(f"Checkpoints takes keep= (or None: all) and every= of at least 1, got {keep} and {every}")
-        pair = (best, "min") if isinstance(best, str) else best
-        if pair is not None and (len(pair) != 2 or pair[1] not in ("min", "max")):
-            raise ValueError(f'Checkpoints takes as best= "loss" (less is better) or ("accuracy", "max"), got {best!r}')
+        pair = criterion("Checkpoints", best)
         path = os.fspath(directory)
         self.directory = path if "://" in path else os.path.abspath(path)
         self.keep, self.every, self.best, self.verify = keep, every, pair, verify

@@ -8,6 +8,18 @@ from typing import Any, Literal
 
 from funcnets.checkpoint.reading import read_description
 from funcnets.checkpoint.steps import Steps
+from funcnets.shapes import show
+
+Criterion = tuple[str, Literal["min", "max"]]
+"""The name of a metric, and whether little or much of it is good."""
+
+
+def criterion(what: str, best: str | Criterion | None) -> Criterion | None:
+    """What `best=` asks for; raises for what is none."""
+    pair = (best, "min") if isinstance(best, str) else best
+    if pair is not None and (not isinstance(pair, tuple) or len(pair) != 2 or pair[1] not in ("min", "max")):
+        raise ValueError(f'{what} takes as best= "loss" (less is better) or ("accuracy", "max"), got {show(best)}')
+    return pair
 
 
 class Keeping:
@@ -16,13 +28,11 @@ class Keeping:
     Args:
       steps: The steps.
       keep: How many; None is all.
-      best: The name of a metric, and whether little or much of it is good; None goes by the numbers of the steps.
+      best: What is best; None goes by the numbers of the steps.
       damaged: The steps that are known to be damaged.
     """
 
-    def __init__(
-        self, steps: Steps, keep: int | None, best: tuple[str, Literal["min", "max"]] | None, damaged: Container[int]
-    ) -> None:
+    def __init__(self, steps: Steps, keep: int | None, best: Criterion | None, damaged: Container[int]) -> None:
         self.steps, self.keep, self.best, self.damaged = steps, keep, best, damaged
         self._scores: dict[int, float] = {}
 

@@ -26,6 +26,7 @@ from typing import Any, Self
 
 import jax
 
+from funcnets.checkpoint.describing import is_iterator
 from funcnets.shapes import Tree, is_array, show
 from funcnets.train.arguments import check_count
 
@@ -214,7 +215,6 @@ def prefetch(iterator: Iterable[Tree], size: int = 2, sharding: Any = None) -> P
             "(data[i] for i in range(n))"
         )
     source = iter(iterator)
-    resumable = callable(getattr(source, "get_state", None)) and callable(getattr(source, "set_state", None))
-    if not resumable:
+    if not is_iterator(source):  # one with a state
         return Prefetch(source, size, sharding)
     return (SizedPrefetch if hasattr(source, "__len__") else ResumablePrefetch)(source, size, sharding)

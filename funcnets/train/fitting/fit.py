@@ -26,11 +26,12 @@ from typing import Any, Generic
 import jax
 
 from funcnets.checkpoint import Checkpoints
+from funcnets.checkpoint.keeping import Criterion, criterion
 from funcnets.layer import Layer
 from funcnets.shapes import show
 from funcnets.train.arguments import check_count, kind
 from funcnets.train.fitting.feed import Feed
-from funcnets.train.fitting.history import Criterion, History
+from funcnets.train.fitting.history import History
 from funcnets.train.fitting.interruption import Interruption
 from funcnets.train.fitting.journals import Callback
 from funcnets.train.fitting.loop import Evaluate, Loop, S, StepFunction, Stopped
@@ -138,10 +139,10 @@ def fit(
       True
     """
     _check(step, evaluate, checkpoints, callbacks)
-    criterion = _criterion(best, patience)
+    judged_by = _judged_by(best, patience)
     feed = Feed(data)
     pace = pace_of(step, feed.length, epochs, steps, every)
-    profiler, interruption, history = Profiler(profile, pace.total), Interruption(), History(criterion)
+    profiler, interruption, history = Profiler(profile, pace.total), Interruption(), History(judged_by)
     loop = Loop(step, evaluate, checkpoints, callbacks, feed, pace, patience, interruption, history, state)
     loop.resume()
     _check_calls(step, pace, feed, loop.done)
@@ -163,10 +164,8 @@ def _hand_over(error: BaseException, loop: Loop[Any]) -> None:
         error.add_note(f"the run as it was after {loop.done} steps is this exception's attribute `run`")
 
 
-def _criterion(best: str | Criterion | None, patience: int | None) -> Criterion | None:
-    pair = (best, "min") if isinstance(best, str) else best
-    if pair is not None and (not isinstance(pair, tuple) or len(pair) != 2 or pair[1] not in ("min", "max")):
-        raise ValueError(f'fit takes as best= "loss" (less is better) or ("accuracy", "max"), got {show(best)}')
+def _judged_by(best: str | Criterion | None, patience: int | None) -> Criterion | None:
+    pair = criterion("fit", best)
     if patience is not None:
         check_count("fit", "patience", patience)
         if pair is None:

@@ -14,17 +14,17 @@ import json
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from funcnets.checkpoint.keeping import Criterion
 from funcnets.shapes import near
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Floats = np.ndarray[tuple[int], np.dtype[np.float64]]
-Criterion = tuple[str, Literal["min", "max"]]
 
 
 class Series(Mapping[str, Floats]):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from funcnets.checkpoint import Checkpoints
-from funcnets.train.fitting.history import Criterion, History
+from funcnets.checkpoint.keeping import Criterion
+from funcnets.train.fitting.history import History
 
 
 def has_best(checkpoints: Checkpoints, criterion: Criterion | None) -> bool:

@@ -17,6 +17,9 @@ from etils import epath
 from funcnets.checkpoint import Checkpoints
 from funcnets.checkpoint.integrity import MANIFEST, Damaged, check, read_manifest, write_manifest
 
+# Where one array cannot be read, orbax ends its event loop; what tensorstore has to say of the others finds it closed.
+pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. None:pytest.PytestUnraisableExceptionWarning")
+
 
 def state(step):
     return {"w": np.random.default_rng(step).random(3000), "key": jax.random.key(step), "empty": {}, "step": step}
